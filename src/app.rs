@@ -1,0 +1,264 @@
+//! The composition root: the only place that names implementations. Builds the parts, binds, serves,
+//! and stops in order.
+
+use std::{
+    io::{self, Write as _},
+    net::SocketAddr,
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinHandle,
+    time::{interval, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    authz::Policy,
+    clock::Clock,
+    config::{self, Config},
+    entra::{self, client::Client, http::Http},
+    kek,
+    registration::Registrar,
+    rpc::{
+        self, Health, Services, listener::Acceptor, organization_service::OrganizationService,
+        token_service::TokenService,
+    },
+    store, telemetry, tls,
+    token::{cache::TokenCache, mint::Mint},
+    vault::{self, Vault},
+};
+
+/// How often tokens that have ended are dropped.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+/// Exit code of a configuration that cannot be used (`EX_CONFIG` of sysexits.h).
+const EXIT_CONFIG: u8 = 78;
+
+/// A broker that serves.
+#[derive(Debug)]
+pub struct Broker {
+    /// Where callers are served.
+    pub address: SocketAddr,
+    /// Where the health service is served.
+    pub health_address: Option<SocketAddr>,
+    health: Option<Health>,
+    serving: JoinHandle<Result<(), tonic::transport::Error>>,
+    /// Stops the listener and lets calls finish.
+    stop: CancellationToken,
+    /// Stops what must outlive them.
+    end: CancellationToken,
+    tasks: TaskTracker,
+    drain: Duration,
+}
+
+/// Why a broker does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration or the policy.
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    /// Logging.
+    #[error(transparent)]
+    Telemetry(#[from] telemetry::Error),
+    /// Certificates and keys of the listener.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
+    /// The HTTPS client.
+    #[error(transparent)]
+    Http(#[from] entra::http::BuildError),
+    /// The key encryption key.
+    #[error(transparent)]
+    Kek(#[from] kek::Error),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// What is in the store.
+    #[error(transparent)]
+    Vault(#[from] vault::Error),
+    /// An address that cannot be bound, or the system refused something.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// Serving ended by itself.
+    #[error("serving has ended: {0}")]
+    Serving(String),
+}
+
+impl Broker {
+    /// Starts a broker. It serves when this returns.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing is left running then.
+    pub async fn start(config: &Config, clock: Clock) -> Result<Self, Error> {
+        // Whatever can be wrong without touching the store comes first.
+        let policy = Arc::new(Policy::load(&config.policy.file, &config.identity.trust_domain)?);
+        let tls = tls::server_config(&config.server.tls, &config.identity)?;
+        let http = Http::new(&config.entra)?;
+        let entra = Arc::new(Client::new(http, config.entra.authorities()?, clock));
+        let keys = kek::open(&config.kek)?;
+        let listener = rpc::bind(config.server.listen).await?;
+        let address = listener.local_addr()?;
+        let (stop, end, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+        let (health, health_address) = start_health(config, &tasks, &end).await?;
+
+        let store = store::open(&config.store).await?;
+        let vault = Arc::new(Vault::open(store, keys).await?);
+        let mint = Mint::new(vault.clone(), entra.clone());
+        let slots_max = usize::try_from(config.tokens.slots_max.get()).unwrap_or(usize::MAX);
+        let tokens = TokenCache::new(mint, slots_max, tasks.clone());
+        start_sweeping(tokens.clone(), &tasks, &end);
+
+        let limits = &config.server.limits;
+        let services = Services {
+            tokens: TokenService {
+                policy: policy.clone(),
+                tokens: tokens.clone(),
+                clock,
+                margin: config.tokens.margin(),
+                call_timeout: limits.call_timeout(),
+            },
+            organizations: OrganizationService {
+                policy,
+                vault: vault.clone(),
+                registrar: Registrar::new(vault, entra, tokens, clock),
+                call_timeout: limits.call_timeout(),
+            },
+            reflection: config.server.reflection,
+        };
+        let acceptor = Acceptor::new(tls, config.identity.trust_domain.clone(), limits);
+        let connections = acceptor.accept(listener, &tasks, stop.clone());
+        let (limits, stopping) = (limits.clone(), stop.clone());
+        let serving =
+            tasks.spawn(async move { rpc::serve(services, &limits, connections, stopping).await });
+        if let Some(health) = &health {
+            health.set_ready(true).await;
+        }
+        tracing::info!(%address, ?health_address, "serving");
+        Ok(Self {
+            address,
+            health_address,
+            health,
+            serving,
+            stop,
+            end,
+            tasks,
+            drain: config.server.limits.drain(),
+        })
+    }
+
+    /// Stops: not ready, no new connections, accepted calls and flights under way finish, within the
+    /// configured time. What has not finished by then is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Serving`] if serving had ended before it was asked to.
+    pub async fn stop(self) -> Result<(), Error> {
+        if let Some(health) = &self.health {
+            health.set_ready(false).await;
+        }
+        self.stop.cancel();
+        // hyper may wait for a peer that never answers; the time limit is ours.
+        let served = timeout(self.drain, self.serving).await;
+        self.end.cancel();
+        self.tasks.close();
+        if timeout(self.drain, self.tasks.wait()).await.is_err() {
+            tracing::warn!("stopped before everything had finished");
+        }
+        match served {
+            Ok(Ok(Ok(()))) | Err(_) => Ok(()),
+            Ok(Ok(Err(error))) => Err(Error::Serving(error.to_string())),
+            Ok(Err(panic)) => Err(Error::Serving(panic.to_string())),
+        }
+    }
+
+    /// Waits until serving ends by itself, which it should not.
+    pub async fn ended(&mut self) -> Error {
+        let outcome = (&mut self.serving).await;
+        Error::Serving(format!("{outcome:?}"))
+    }
+}
+
+async fn start_health(
+    config: &Config,
+    tasks: &TaskTracker,
+    end: &CancellationToken,
+) -> Result<(Option<Health>, Option<SocketAddr>), Error> {
+    let Some(listen) = config.server.health_listen else {
+        return Ok((None, None));
+    };
+    let listener = rpc::bind(listen).await?;
+    let address = listener.local_addr()?;
+    let (health, serving) = Health::serve(listener, end.clone()).await?;
+    tasks.spawn(serving);
+    Ok((Some(health), Some(address)))
+}
+
+fn start_sweeping(tokens: TokenCache, tasks: &TaskTracker, end: &CancellationToken) {
+    let end = end.clone();
+    tasks.spawn(async move {
+        let sweeping = async {
+            let mut ticks = interval(SWEEP_INTERVAL);
+            loop {
+                ticks.tick().await;
+                tokens.sweep();
+            }
+        };
+        end.run_until_cancelled(sweeping).await;
+    });
+}
+
+/// `kodo-broker serve`: runs until SIGTERM or SIGINT. A second signal ends it at once.
+#[must_use]
+pub fn serve_command(config: &Path) -> ExitCode {
+    let outcome = Config::load(config).map_err(Error::from).and_then(|config| {
+        telemetry::init(&config.log)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(serve(&config))
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Standard error may be closed; the exit code says it too.
+            let _ = writeln!(io::stderr(), "error: {error}");
+            exit_code(&error)
+        }
+    }
+}
+
+async fn serve(config: &Config) -> Result<(), Error> {
+    let mut broker = Broker::start(config, Clock::system()).await?;
+    tokio::select! {
+        signalled = signalled() => signalled?,
+        error = broker.ended() => return Err(error),
+    }
+    tracing::info!("stopping");
+    tokio::select! {
+        stopped = broker.stop() => stopped,
+        again = signalled() => again.map_err(Error::from),
+    }
+}
+
+/// Waits for SIGTERM or SIGINT.
+///
+/// # Errors
+/// If the system does not let us listen for them.
+pub async fn signalled() -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+fn exit_code(error: &Error) -> ExitCode {
+    match error {
+        Error::Config(_) | Error::Telemetry(_) | Error::Tls(_) | Error::Http(_) | Error::Kek(_) => {
+            ExitCode::from(EXIT_CONFIG)
+        }
+        Error::Store(_) | Error::Vault(_) | Error::Io(_) | Error::Serving(_) => ExitCode::FAILURE,
+    }
+}

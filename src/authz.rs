@@ -1,0 +1,264 @@
+//! Who may do what: a policy of grants, default deny, asked on every call.
+//!
+//! The file is read and checked at start; `deploy/policy.toml` explains it. An organization that a
+//! caller has no grant for does not exist for that caller, so that nobody can find out by asking who
+//! the customers are.
+
+use std::{collections::HashMap, path::Path, sync::Arc};
+
+use serde::Deserialize;
+use spiffe::{SpiffeId, TrustDomain};
+
+use crate::{
+    config,
+    organization::{OrganizationId, Resource},
+};
+
+/// What a caller wants to do.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Hash)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Get tokens.
+    GetToken,
+    /// Register organizations.
+    Register,
+    /// Read an organization.
+    Get,
+    /// List organizations.
+    List,
+    /// Replace credentials.
+    Rotate,
+    /// Revoke organizations.
+    Revoke,
+}
+
+/// Why a caller may not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// No grant names the caller and the organization: it does not exist for this caller.
+    #[error("there is no such organization")]
+    Organization,
+    /// No grant names the action for them.
+    #[error("the policy does not grant this action to the caller")]
+    Action,
+    /// A grant names all but the resource.
+    #[error("the policy does not grant this resource to the caller")]
+    Resource,
+}
+
+/// All grants, by caller.
+#[derive(Debug, Default)]
+pub struct Policy {
+    exact: HashMap<SpiffeId, Vec<Arc<Grant>>>,
+    /// Grants to all ids below a path, which ends with `/`.
+    below: Vec<(String, Arc<Grant>)>,
+}
+
+/// A file of grants.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PolicyFile {
+    #[serde(default)]
+    grant: Vec<GrantEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GrantEntry {
+    callers: Vec<toml::Spanned<String>>,
+    actions: Vec<Action>,
+    organizations: Vec<toml::Spanned<String>>,
+    #[serde(default)]
+    resources: Vec<ResourceName>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+enum ResourceName {
+    Graph,
+    Exchange,
+    Sharepoint,
+    AzureAdGraph,
+}
+
+#[derive(Debug)]
+struct Grant {
+    actions: Vec<Action>,
+    organizations: Vec<OrganizationPattern>,
+    resources: Vec<ResourceName>,
+}
+
+#[derive(Debug)]
+enum OrganizationPattern {
+    Exact(String),
+    /// All that begin so; of everything, with an empty prefix.
+    Prefix(String),
+}
+
+impl Policy {
+    /// Reads a policy file.
+    ///
+    /// # Errors
+    /// [`config::Error`], with the line.
+    pub fn load(file: &Path, trust_domain: &TrustDomain) -> Result<Self, config::Error> {
+        let text = config::read(file)?;
+        Self::parse(&text, trust_domain).map_err(|reason| config::Error::Malformed {
+            file: file.to_owned(),
+            reason,
+        })
+    }
+
+    /// Parses a policy.
+    ///
+    /// # Errors
+    /// What is wrong and in which line.
+    pub fn parse(text: &str, trust_domain: &TrustDomain) -> Result<Self, String> {
+        let file: PolicyFile = toml::from_str(text).map_err(|error| error.to_string())?;
+        let mut policy = Self::default();
+        for entry in file.grant {
+            policy.add(entry, trust_domain).map_err(|(at, reason)| {
+                let line = text[..at].matches('\n').count() + 1;
+                format!("line {line}: {reason}")
+            })?;
+        }
+        Ok(policy)
+    }
+
+    fn add(&mut self, entry: GrantEntry, trust_domain: &TrustDomain) -> Result<(), (usize, String)> {
+        let mut organizations = Vec::new();
+        for pattern in &entry.organizations {
+            let at = pattern.span().start;
+            organizations.push(OrganizationPattern::parse(pattern.get_ref()).ok_or_else(|| {
+                let reason = format!("`{}` is neither an organization id nor the beginning of one with `*`", pattern.get_ref());
+                (at, reason)
+            })?);
+        }
+        let first = entry.callers.first().map_or(0, |caller| caller.span().start);
+        let for_tokens = entry.actions.contains(&Action::GetToken);
+        if for_tokens == entry.resources.is_empty() {
+            let reason = "`resources` belong to the action get_token, and it needs them".to_owned();
+            return Err((first, reason));
+        }
+        let grant = Arc::new(Grant {
+            actions: entry.actions,
+            organizations,
+            resources: entry.resources,
+        });
+        for caller in entry.callers {
+            let at = caller.span().start;
+            self.add_caller(caller.get_ref(), trust_domain, &grant).map_err(|reason| (at, reason))?;
+        }
+        Ok(())
+    }
+
+    fn add_caller(&mut self, caller: &str, trust_domain: &TrustDomain, grant: &Arc<Grant>) -> Result<(), String> {
+        let (path, prefix) = match caller.strip_suffix("/*") {
+            Some(path) => (path, true),
+            None => (caller, false),
+        };
+        // All callers of the trust domain are `spiffe://domain/*`, which has no path to check.
+        let root = format!("spiffe://{trust_domain}");
+        if prefix && path == root {
+            self.below.push((format!("{root}/"), grant.clone()));
+            return Ok(());
+        }
+        let id = SpiffeId::new(path).map_err(|error| format!("`{caller}` is no SPIFFE ID: {error}"))?;
+        if !id.is_member_of(trust_domain) {
+            return Err(format!("`{caller}` is outside the trust domain {trust_domain}; no caller can have it"));
+        }
+        if prefix {
+            self.below.push((format!("{id}/"), grant.clone()));
+        } else {
+            self.exact.entry(id).or_default().push(grant.clone());
+        }
+        Ok(())
+    }
+
+    /// Whether a caller may do something with an organization. For [`Action::GetToken`] ask
+    /// [`Self::check_token`].
+    ///
+    /// # Errors
+    /// [`Denied::Organization`] or [`Denied::Action`].
+    pub fn check(&self, caller: &SpiffeId, action: Action, organization: &OrganizationId) -> Result<(), Denied> {
+        let mut denied = Denied::Organization;
+        for grant in self.grants(caller).filter(|grant| grant.covers(organization)) {
+            if grant.actions.contains(&action) {
+                return Ok(());
+            }
+            denied = Denied::Action;
+        }
+        Err(denied)
+    }
+
+    /// Whether a caller may have a token.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    pub fn check_token(
+        &self,
+        caller: &SpiffeId,
+        organization: &OrganizationId,
+        resource: &Resource,
+    ) -> Result<(), Denied> {
+        self.check(caller, Action::GetToken, organization)?;
+        let name = ResourceName::from(resource);
+        let granted = self.grants(caller).any(|grant| {
+            grant.covers(organization)
+                && grant.actions.contains(&Action::GetToken)
+                && grant.resources.contains(&name)
+        });
+        if granted { Ok(()) } else { Err(Denied::Resource) }
+    }
+
+    /// Whether a caller may do something with any organization at all: asked where there is none yet.
+    ///
+    /// # Errors
+    /// [`Denied::Action`].
+    pub fn check_any(&self, caller: &SpiffeId, action: Action) -> Result<(), Denied> {
+        let granted = self.grants(caller).any(|grant| grant.actions.contains(&action));
+        if granted { Ok(()) } else { Err(Denied::Action) }
+    }
+
+    fn grants(&self, caller: &SpiffeId) -> impl Iterator<Item = &Grant> {
+        let text = caller.to_string();
+        let below = self.below.iter().filter(move |(path, _)| text.starts_with(path.as_str()));
+        let exact = self.exact.get(caller).into_iter().flatten();
+        exact.chain(below.map(|(_, grant)| grant)).map(Arc::as_ref)
+    }
+}
+
+impl Grant {
+    fn covers(&self, organization: &OrganizationId) -> bool {
+        self.organizations.iter().any(|pattern| match pattern {
+            OrganizationPattern::Exact(id) => id == organization.as_str(),
+            OrganizationPattern::Prefix(prefix) => organization.as_str().starts_with(prefix.as_str()),
+        })
+    }
+}
+
+impl OrganizationPattern {
+    fn parse(text: &str) -> Option<Self> {
+        match text.strip_suffix('*') {
+            None => Some(Self::Exact(OrganizationId::parse(text).ok()?.as_str().to_owned())),
+            // What is before the `*` must be able to begin an id.
+            Some(prefix) => {
+                OrganizationId::parse(&format!("{prefix}x")).ok()?;
+                Some(Self::Prefix(prefix.to_owned()))
+            }
+        }
+    }
+}
+
+impl From<&Resource> for ResourceName {
+    fn from(resource: &Resource) -> Self {
+        match resource {
+            Resource::Graph => Self::Graph,
+            Resource::Exchange => Self::Exchange,
+            Resource::SharePoint(_) => Self::Sharepoint,
+            Resource::AzureAdGraph => Self::AzureAdGraph,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,226 @@
+//! The configuration file: typed sections, unknown keys refused, secrets only as paths of files.
+
+use std::{
+    fs, io,
+    num::{NonZeroU16, NonZeroU32},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, Deserializer, de};
+use spiffe::TrustDomain;
+
+mod entra;
+mod server;
+
+pub use entra::EntraConfig;
+pub use server::{LimitsConfig, ServerConfig, TlsConfig};
+
+/// Longest configuration or policy file, in bytes.
+pub const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// The whole configuration. `deploy/broker.toml` explains each option.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where and how callers are served.
+    pub server: ServerConfig,
+    /// Who callers are.
+    pub identity: IdentityConfig,
+    /// What callers may do.
+    pub policy: PolicyConfig,
+    /// Where records are kept.
+    pub store: StoreConfig,
+    /// What records are encrypted under.
+    pub kek: KekConfig,
+    /// How Entra is reached.
+    #[serde(default)]
+    pub entra: EntraConfig,
+    /// How tokens are kept.
+    #[serde(default)]
+    pub tokens: TokensConfig,
+    /// What is logged.
+    #[serde(default)]
+    pub log: LogConfig,
+}
+
+/// `[identity]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdentityConfig {
+    /// The SPIFFE trust domain of all callers.
+    #[serde(deserialize_with = "trust_domain")]
+    pub trust_domain: TrustDomain,
+    /// CAs of that trust domain, PEM.
+    pub client_ca_file: PathBuf,
+}
+
+/// `[policy]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyConfig {
+    /// The grants, TOML.
+    pub file: PathBuf,
+}
+
+/// `[store]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum StoreConfig {
+    /// In memory.
+    Memory {},
+    /// On disk.
+    Sled {
+        /// Where.
+        directory: PathBuf,
+    },
+}
+
+/// `[kek]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KekConfig {
+    /// The key, 32 bytes in base64.
+    pub file: PathBuf,
+}
+
+/// `[tokens]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TokensConfig {
+    /// Least life that a token is handed out with, in seconds.
+    pub margin_seconds: NonZeroU16,
+    /// Tokens kept in memory.
+    pub slots_max: NonZeroU32,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// How lines look.
+    pub format: LogFormat,
+    /// Which lines there are, in the language of `RUST_LOG`.
+    pub filter: String,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file cannot be read.
+    #[error("{}: {source}", file.display())]
+    Unreadable {
+        /// Which file.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file has unknown keys, wrong types or wrong syntax.
+    #[error("{}: {reason}", file.display())]
+    Malformed {
+        /// Which file.
+        file: PathBuf,
+        /// Where and why, with the line.
+        reason: String,
+    },
+    /// An authority that would send secrets where they do not belong.
+    #[error("entra.{section}.{cloud}: {reason}")]
+    Authority {
+        /// The section it stands in.
+        section: &'static str,
+        /// The cloud it is for.
+        cloud: &'static str,
+        /// What is wrong.
+        reason: &'static str,
+    },
+}
+
+impl Default for TokensConfig {
+    fn default() -> Self {
+        Self {
+            // As Microsoft's own libraries: a token counts as expired 5 minutes before its end.
+            margin_seconds: const { NonZeroU16::new(300).expect("not zero") },
+            // 100,000 organizations with four resources each; about 4 KB a token.
+            slots_max: const { NonZeroU32::new(400_000).expect("not zero") },
+        }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            format: LogFormat::Json,
+            filter: "info".into(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// [`Error`], with the line where it applies.
+    pub fn load(file: &Path) -> Result<Self, Error> {
+        let text = read(file)?;
+        let malformed = |reason| Error::Malformed {
+            file: file.to_owned(),
+            reason,
+        };
+        let config = Self::parse(&text).map_err(malformed)?;
+        config.entra.authorities()?;
+        Ok(config)
+    }
+
+    /// Parses a configuration.
+    ///
+    /// # Errors
+    /// What is wrong and in which line.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|error| error.to_string())
+    }
+}
+
+impl TokensConfig {
+    /// Least life that a token is handed out with.
+    #[must_use]
+    pub fn margin(&self) -> Duration {
+        Duration::from_secs(u16::from(self.margin_seconds).into())
+    }
+}
+
+fn trust_domain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TrustDomain, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    TrustDomain::new(&text).map_err(de::Error::custom)
+}
+
+/// Reads a text file of bounded length.
+///
+/// # Errors
+/// [`Error::Unreadable`] also for one that is too long or no UTF-8.
+pub fn read(file: &Path) -> Result<String, Error> {
+    use io::Read as _;
+    let unreadable = |source| Error::Unreadable {
+        file: file.to_owned(),
+        source,
+    };
+    let open = fs::File::open(file).map_err(unreadable)?;
+    let mut text = String::new();
+    open.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(unreadable(io::Error::other("is longer than 4 MiB")));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests;

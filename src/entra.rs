@@ -1,0 +1,101 @@
+//! Seam: Microsoft Entra, as far as the broker needs it.
+//!
+//! Facts behind this module: client credentials grant (RFC 6749 §4.4) at the v2.0 token endpoint of
+//! one tenant, authenticated by client secret or by a client assertion (RFC 7523) signed with the
+//! application's certificate. See Microsoft's pages "client credentials flow" and "certificate
+//! credentials".
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+use crate::{
+    credential::Credential,
+    organization::{ClientId, Cloud, SharePointHost, TenantId},
+    secret::AccessToken,
+};
+
+pub mod client;
+pub mod client_assertion;
+pub mod cloud;
+mod graph;
+pub mod http;
+pub mod rejection;
+pub mod wire;
+
+use cloud::Audience;
+pub use rejection::{Rejection, RejectionKind};
+
+/// Gets tokens from Entra, and what only a token can tell.
+#[async_trait]
+pub trait TokenEndpoint: fmt::Debug + Send + Sync {
+    /// Exchanges a credential for an access token: one request, bounded in time. Cancel-safe.
+    async fn request_token(
+        &self,
+        principal: Principal,
+        credential: &Credential,
+        audience: &Audience,
+    ) -> Result<Grant, Error>;
+
+    /// The root host of the tenant's SharePoint, asked of Graph with a Graph token.
+    async fn sharepoint_root_host(
+        &self,
+        cloud: Cloud,
+        graph_token: &AccessToken,
+    ) -> Result<SharePointHost, Error>;
+}
+
+/// Who asks for a token: an application in a tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Principal {
+    /// The cloud.
+    pub cloud: Cloud,
+    /// The directory.
+    pub tenant_id: TenantId,
+    /// The application.
+    pub client_id: ClientId,
+}
+
+/// What the token endpoint gave.
+#[derive(Debug)]
+pub struct Grant {
+    /// The token.
+    pub access_token: AccessToken,
+    /// How long it lives from the answer on.
+    pub expires_in: Duration,
+    /// After how long it should be renewed, if Entra said so.
+    pub refresh_in: Option<Duration>,
+}
+
+/// Why there is no token. Shared by all who wait for it, hence cheap to clone.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// Entra refuses; somebody has to change something.
+    #[error("{0}")]
+    Rejected(Arc<Rejection>),
+    /// Entra throttles this application.
+    #[error("Entra throttles this application; try again in {} s", retry_after.as_secs())]
+    Throttled {
+        /// How long to wait.
+        retry_after: Duration,
+    },
+    /// No usable connection, no answer in time, or an error of the server.
+    #[error("{host} cannot be reached: {reason}")]
+    Unreachable {
+        /// Which host.
+        host: Arc<str>,
+        /// Why, without URLs and bodies.
+        reason: Arc<str>,
+    },
+    /// An answer that no correct token endpoint gives.
+    #[error("{host} gave an unusable answer: {reason}")]
+    AnswerInvalid {
+        /// Which host.
+        host: Arc<str>,
+        /// Why, without anything of the answer's text.
+        reason: &'static str,
+    },
+    /// The client assertion could not be signed: a defect, since keys are checked at intake.
+    #[error("the client assertion could not be signed")]
+    Assertion,
+}

@@ -1,0 +1,149 @@
+//! The real token endpoint, over HTTPS.
+
+use async_trait::async_trait;
+use serde::Deserialize;
+use url::Url;
+
+use super::{
+    Error, Grant, Principal, RejectionKind, TokenEndpoint, client_assertion,
+    cloud::{Audience, Authorities},
+    graph,
+    http::{Answer, Http},
+    wire,
+};
+use crate::{
+    clock::Clock,
+    credential::Credential,
+    organization::{Cloud, SharePointHost, TenantId, TenantName},
+    secret::AccessToken,
+};
+
+/// Entra over HTTPS.
+#[derive(Debug)]
+pub struct Client {
+    http: Http,
+    authorities: Authorities,
+    clock: Clock,
+}
+
+#[derive(Deserialize)]
+struct OpenidConfiguration {
+    token_endpoint: Url,
+}
+
+impl Client {
+    /// A client of the authorities.
+    #[must_use]
+    pub fn new(http: Http, authorities: Authorities, clock: Clock) -> Self {
+        Self {
+            http,
+            authorities,
+            clock,
+        }
+    }
+
+    /// The id of a tenant that is named by a domain, from the OpenID configuration (OpenID Connect
+    /// Discovery 1.0 §4) that its authority publishes for everybody.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] if there is no such tenant, and those of the way there.
+    pub async fn tenant_id(&self, cloud: Cloud, tenant: &TenantName) -> Result<TenantId, Error> {
+        let url = match tenant {
+            TenantName::Id(id) => return Ok(*id),
+            TenantName::Domain(_) => self.authorities.of(cloud).openid_configuration_url(tenant),
+        };
+        let answer = self.http.get(url, None).await?;
+        if !answer.status.is_success() {
+            return Err(refusal(answer));
+        }
+        let invalid = || Error::AnswerInvalid {
+            host: answer.host.clone(),
+            reason: "its OpenID configuration names no tenant",
+        };
+        let configuration: OpenidConfiguration =
+            serde_json::from_slice(&answer.body).map_err(|_| invalid())?;
+        // `…/{tenant id}/oauth2/v2.0/token`. Only the id is taken from it, never the host.
+        let segments = configuration.token_endpoint.path_segments().ok_or_else(invalid)?;
+        let ids: Vec<_> = segments.filter_map(|segment| TenantId::parse(segment).ok()).collect();
+        match ids.as_slice() {
+            [id] => Ok(*id),
+            _ => Err(invalid()),
+        }
+    }
+}
+
+#[async_trait]
+impl TokenEndpoint for Client {
+    async fn request_token(
+        &self,
+        principal: Principal,
+        credential: &Credential,
+        audience: &Audience,
+    ) -> Result<Grant, Error> {
+        let url = self.authorities.of(principal.cloud).token_url(principal.tenant_id);
+        let client_id = principal.client_id.to_string();
+        let scope = audience.scope();
+        let mut form = vec![
+            ("grant_type", "client_credentials"),
+            ("client_id", &client_id),
+            ("scope", &scope),
+        ];
+        let assertion;
+        match credential {
+            // Exposed: this is what the secret is for.
+            Credential::ClientSecret { value, .. } => form.push(("client_secret", value.expose())),
+            Credential::Certificate(certificate) => {
+                let now = self.clock.unix_seconds();
+                assertion = client_assertion::sign(certificate, principal.client_id, &url, now)?;
+                form.push(("client_assertion_type", client_assertion::TYPE));
+                form.push(("client_assertion", &assertion));
+            }
+        }
+        let answer = self.http.post_form(url, &form).await?;
+        if !answer.status.is_success() {
+            return Err(refusal(answer));
+        }
+        let host = answer.host;
+        wire::grant(&answer.body).map_err(|reason| Error::AnswerInvalid { host, reason })
+    }
+
+    async fn sharepoint_root_host(
+        &self,
+        cloud: Cloud,
+        graph_token: &AccessToken,
+    ) -> Result<SharePointHost, Error> {
+        let url = self.authorities.of(cloud).root_site_url();
+        graph::root_host(cloud, self.http.get(url, Some(graph_token)).await?)
+    }
+}
+
+/// What an answer other than 2xx means: the status first, as it decides whether waiting helps.
+fn refusal(answer: Answer) -> Error {
+    let status = answer.status;
+    let retry_after = answer.retry_after;
+    if status.as_u16() == 429 {
+        return Error::Throttled { retry_after };
+    }
+    let in_trouble = |host| Error::Unreachable {
+        host,
+        reason: format!("it answers {}", status.as_u16()).into(),
+    };
+    if status.is_server_error() {
+        return in_trouble(answer.host);
+    }
+    match wire::rejection(&answer.body) {
+        Some(rejection) => match rejection.kind {
+            RejectionKind::Throttled => Error::Throttled { retry_after },
+            RejectionKind::Transient => in_trouble(answer.host),
+            _ => Error::Rejected(rejection.into()),
+        },
+        None => Error::AnswerInvalid {
+            host: answer.host,
+            reason: if status.is_redirection() {
+                "it redirects, and redirects are not followed"
+            } else {
+                "it refuses without saying why as OAuth does"
+            },
+        },
+    }
+}

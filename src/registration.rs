@@ -1,0 +1,266 @@
+//! Registering, rotating and revoking: every credential is proven by a real token before anything is
+//! stored, and every change is forgotten by the token cache before it is answered.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use crate::{
+    clock::Clock,
+    credential::{Credential, intake},
+    entra::{self, TokenEndpoint as _, client::Client, cloud::Audience},
+    organization::{
+        ClientId, Cloud, Organization, OrganizationId, Resource, SharePointHost, State, TenantName,
+    },
+    token::{Token, TokenKey, cache::TokenCache},
+    vault::{self, NewOrganization, RequestMark, Vault},
+};
+
+/// A credential that ends within this time is warned about.
+const EXPIRES_SOON: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Keys shorter than this are accepted with a warning.
+const KEY_BITS_ADVISED: usize = 3072;
+
+/// Changes what the vault holds.
+#[derive(Clone, Debug)]
+pub struct Registrar {
+    vault: Arc<Vault>,
+    entra: Arc<Client>,
+    tokens: TokenCache,
+    clock: Clock,
+}
+
+/// What an operator knows of a new organization.
+#[derive(Debug)]
+pub struct Registration {
+    /// Its id.
+    pub id: OrganizationId,
+    /// Name for people.
+    pub display_name: String,
+    /// Its tenant, by id or domain.
+    pub tenant: TenantName,
+    /// The cloud it is in.
+    pub cloud: Cloud,
+    /// The application there.
+    pub client_id: ClientId,
+    /// Its credential.
+    pub credential: Credential,
+    /// Its SharePoint root host, if the operator knows it.
+    pub sharepoint_root_host: Option<SharePointHost>,
+    /// Further SharePoint hosts.
+    pub sharepoint_hosts: Vec<SharePointHost>,
+}
+
+/// Whether to store what was proven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Prove and store.
+    Store,
+    /// Prove only.
+    ValidateOnly,
+}
+
+/// An organization as it is now, and what to know before relying on it.
+#[derive(Debug)]
+pub struct Changed {
+    /// The organization.
+    pub organization: Organization,
+    /// In no particular order.
+    pub warnings: Vec<Warning>,
+}
+
+/// Something that was accepted, but will not work as one may expect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Warning {
+    /// Only a client secret: no SharePoint tokens.
+    SharePointNeedsCertificate,
+    /// The SharePoint root host could not be found.
+    SharePointHostUnknown,
+    /// The credential ends soon.
+    CredentialExpiresSoon,
+    /// Nobody knows when the credential ends.
+    CredentialExpiryUnknown,
+    /// The key is short.
+    KeyShort,
+}
+
+/// Why nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Entra does not accept the credential, or cannot be asked.
+    #[error(transparent)]
+    Entra(#[from] entra::Error),
+    /// The vault refuses or failed.
+    #[error(transparent)]
+    Vault(#[from] vault::Error),
+}
+
+impl Registrar {
+    /// A registrar over its parts.
+    #[must_use]
+    pub fn new(vault: Arc<Vault>, entra: Arc<Client>, tokens: TokenCache, clock: Clock) -> Self {
+        Self {
+            vault,
+            entra,
+            tokens,
+            clock,
+        }
+    }
+
+    /// The time that credentials are checked against.
+    #[must_use]
+    pub fn now(&self) -> SystemTime {
+        self.clock.now()
+    }
+
+    /// Registers an organization.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing is stored then.
+    pub async fn register(
+        &self,
+        registration: Registration,
+        mark: RequestMark,
+        mode: Mode,
+    ) -> Result<Changed, Error> {
+        if mode == Mode::Store
+            && let Some(organization) = self.vault.replay(&registration.id, &mark).await?
+        {
+            let warnings = warnings(&organization, &registration.credential, self.now());
+            return Ok(Changed { organization, warnings });
+        }
+        // Asked before Entra is: an id that is taken needs no proof.
+        if self.vault.organization(&registration.id).await?.is_some() {
+            return Err(vault::Error::AlreadyExists.into());
+        }
+        let tenant_id = self.entra.tenant_id(registration.cloud, &registration.tenant).await?;
+        let new = NewOrganization {
+            id: registration.id,
+            display_name: registration.display_name,
+            tenant_id,
+            cloud: registration.cloud,
+            client_id: registration.client_id,
+            sharepoint_root_host: registration.sharepoint_root_host,
+            sharepoint_hosts: registration.sharepoint_hosts,
+        };
+        let credential = registration.credential;
+        let mut organization = new.registered(&credential, self.now());
+        let proof = self.prove(&organization, &credential).await?;
+        if organization.sharepoint_root_host.is_none() {
+            let host = self.entra.sharepoint_root_host(organization.cloud, &proof.access_token).await;
+            organization.sharepoint_root_host = host.ok();
+        }
+        let warnings = warnings(&organization, &credential, self.now());
+        if mode == Mode::Store {
+            organization = self.vault.register(organization, credential, mark).await?;
+            self.keep(&organization.id, proof);
+        }
+        Ok(Changed { organization, warnings })
+    }
+
+    /// Replaces the credential of an organization.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing is changed then.
+    pub async fn rotate(
+        &self,
+        id: &OrganizationId,
+        revision: u64,
+        credential: Credential,
+        mark: RequestMark,
+        mode: Mode,
+    ) -> Result<Changed, Error> {
+        if mode == Mode::Store
+            && let Some(organization) = self.vault.replay(id, &mark).await?
+        {
+            let warnings = warnings(&organization, &credential, self.now());
+            return Ok(Changed { organization, warnings });
+        }
+        let mut organization = self.current(id, revision).await?;
+        let version = organization.credential.as_ref().map_or(0, |info| info.version) + 1;
+        organization.credential = Some(credential.info(version));
+        let proof = self.prove(&organization, &credential).await?;
+        let warnings = warnings(&organization, &credential, self.now());
+        if mode == Mode::Store {
+            organization = self.vault.rotate(id, revision, credential, mark, self.now()).await?;
+            self.tokens.supersede(id);
+            self.keep(id, proof);
+        }
+        Ok(Changed { organization, warnings })
+    }
+
+    /// Revokes an organization. Once this returns, the cache has none of its tokens, and no flight
+    /// under way will bring one.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing is changed then.
+    pub async fn revoke(
+        &self,
+        id: &OrganizationId,
+        revision: u64,
+        mark: RequestMark,
+    ) -> Result<Organization, Error> {
+        let replayed = self.vault.replay(id, &mark).await?;
+        let organization = match replayed {
+            Some(organization) => organization,
+            None => self.vault.revoke(id, revision, mark, self.now()).await?,
+        };
+        self.tokens.forget(id);
+        Ok(organization)
+    }
+
+    /// The organization, if a change of this revision of it would be allowed.
+    async fn current(&self, id: &OrganizationId, revision: u64) -> Result<Organization, Error> {
+        let organization = self.vault.organization(id).await?.ok_or(vault::Error::NotFound)?;
+        if let State::Revoked(at) = organization.state {
+            return Err(vault::Error::Revoked(at).into());
+        }
+        if organization.revision != revision {
+            let current = organization.revision;
+            return Err(vault::Error::RevisionConflict { current }.into());
+        }
+        Ok(organization)
+    }
+
+    /// Gets a Graph token: every tenant has Graph, and every application may ask for it.
+    async fn prove(&self, organization: &Organization, credential: &Credential) -> Result<Token, Error> {
+        let audience = Audience::graph(organization.cloud);
+        let principal = organization.principal();
+        let grant = self.entra.request_token(principal, credential, &audience).await?;
+        Ok(Token::new(grant, audience, organization))
+    }
+
+    fn keep(&self, id: &OrganizationId, proof: Token) {
+        let key = TokenKey {
+            organization: id.clone(),
+            resource: Resource::Graph,
+        };
+        self.tokens.publish(&key, proof);
+    }
+}
+
+fn warnings(organization: &Organization, credential: &Credential, now: SystemTime) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    let expires = match credential {
+        Credential::ClientSecret { expires, .. } => {
+            warnings.push(Warning::SharePointNeedsCertificate);
+            *expires
+        }
+        Credential::Certificate(certificate) => {
+            if certificate.key_bits < KEY_BITS_ADVISED.max(intake::KEY_BITS_MIN) {
+                warnings.push(Warning::KeyShort);
+            }
+            if organization.sharepoint_root_host.is_none() {
+                warnings.push(Warning::SharePointHostUnknown);
+            }
+            Some(certificate.expires)
+        }
+    };
+    match expires {
+        None => warnings.push(Warning::CredentialExpiryUnknown),
+        Some(end) if end <= now + EXPIRES_SOON => warnings.push(Warning::CredentialExpiresSoon),
+        Some(_) => {}
+    }
+    warnings
+}

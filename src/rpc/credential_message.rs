@@ -1,0 +1,54 @@
+//! A credential on its way in: out of the message, into the types that hide it.
+
+use std::{mem::take, time::SystemTime};
+
+use zeroize::Zeroizing;
+
+use super::fields::Fields;
+use crate::{
+    credential::{Credential, intake},
+    organization::Malformed,
+    pb::admin::v1::{self as admin, credential::Kind},
+};
+
+impl Fields {
+    /// The credential, checked by itself. Key derivation of PKCS#12 may take a moment, so it runs
+    /// off the async workers.
+    pub(super) async fn credential(
+        &mut self,
+        message: Option<admin::Credential>,
+        now: SystemTime,
+    ) -> Option<Credential> {
+        match message.and_then(|credential| credential.kind) {
+            None => {
+                self.refuse("credential", "is required: a client secret, or a certificate with its key");
+                None
+            }
+            Some(Kind::ClientSecret(mut secret)) => {
+                let expires = self.time("credential.client_secret.expire_time", secret.expire_time);
+                let value = take(&mut secret.value);
+                let parsed = intake::client_secret(value, expires, now);
+                self.take("credential.client_secret.value", parsed)
+            }
+            Some(Kind::PemCertificate(mut certificate)) => {
+                let pem = Zeroizing::new(take(&mut certificate.pem));
+                let parsed = off_worker(move || intake::pem(&pem, now)).await;
+                self.take("credential.pem_certificate.pem", parsed)
+            }
+            Some(Kind::Pkcs12Certificate(mut certificate)) => {
+                let pfx = Zeroizing::new(take(&mut certificate.pfx));
+                let password = Zeroizing::new(take(&mut certificate.password));
+                let parsed = off_worker(move || intake::pkcs12(&pfx, &password, now)).await;
+                self.take("credential.pkcs12_certificate.pfx", parsed)
+            }
+        }
+    }
+}
+
+async fn off_worker(
+    parse: impl FnOnce() -> Result<Credential, Malformed> + Send + 'static,
+) -> Result<Credential, Malformed> {
+    // A panic of a parser is a refusal too: the input is the caller's.
+    let parsed = tokio::task::spawn_blocking(parse).await;
+    parsed.unwrap_or(Err(Malformed("cannot be read")))
+}

@@ -1,0 +1,189 @@
+//! Takes the fields of a request apart: every one is checked, all that is wrong is told at once, by
+//! name and with the remedy.
+
+use std::time::{Duration, SystemTime};
+
+use prost_types::Timestamp;
+use tonic::Status;
+use tonic_types::FieldViolation;
+
+use super::status::fields_invalid;
+use crate::{
+    organization::{ClientId, Cloud, Malformed, OrganizationId, Resource, SharePointHost},
+    pb::{admin::v1 as admin, v1},
+};
+
+/// What was found wrong so far.
+#[derive(Debug, Default)]
+pub(super) struct Fields(Vec<FieldViolation>);
+
+impl Fields {
+    /// Notes that a field is not what it should be.
+    pub(super) fn refuse(&mut self, field: &str, why: &str) {
+        self.0.push(FieldViolation::new(field, why));
+    }
+
+    /// The value, or a note of why there is none.
+    pub(super) fn take<T>(&mut self, field: &str, parsed: Result<T, Malformed>) -> Option<T> {
+        parsed.map_err(|Malformed(why)| self.refuse(field, why)).ok()
+    }
+
+    /// The answer to the caller: everything that was noted. Where nothing was, the values are there.
+    pub(super) fn refused(self) -> Status {
+        fields_invalid(self.0)
+    }
+
+    pub(super) fn is_clean(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn organization_id(&mut self, text: &str) -> Option<OrganizationId> {
+        if text.is_empty() {
+            self.refuse("organization_id", "is required");
+            return None;
+        }
+        self.take("organization_id", OrganizationId::parse(text))
+    }
+
+    pub(super) fn client_id(&mut self, text: &str) -> Option<ClientId> {
+        self.take("client_id", ClientId::parse(text))
+    }
+
+    pub(super) fn request_id(&mut self, text: &str) -> Option<()> {
+        let fits = (1..=64).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        if !fits {
+            let why = "is required: 1 to 64 letters, digits, `-`, `_` and `.`, new for each new request; a random UUID does well";
+            self.refuse("request_id", why);
+        }
+        fits.then_some(())
+    }
+
+    pub(super) fn revision(&mut self, revision: u64) -> Option<u64> {
+        if revision == 0 {
+            self.refuse("revision", "is required: the revision that GetOrganization answers");
+        }
+        (revision != 0).then_some(revision)
+    }
+
+    pub(super) fn display_name(&mut self, text: String) -> Option<String> {
+        if text.chars().count() > 200 || text.chars().any(char::is_control) {
+            self.refuse("display_name", "must be at most 200 characters, none of them a control character");
+            return None;
+        }
+        Some(text)
+    }
+
+    pub(super) fn cloud(&mut self, number: i32) -> Option<Cloud> {
+        match admin::Cloud::try_from(number) {
+            Ok(admin::Cloud::Global) => Some(Cloud::Global),
+            Ok(admin::Cloud::UsGov) => Some(Cloud::UsGov),
+            Ok(admin::Cloud::UsGovDod) => Some(Cloud::UsGovDod),
+            Ok(admin::Cloud::China) => Some(Cloud::China),
+            Ok(admin::Cloud::Unspecified) | Err(_) => {
+                self.refuse("cloud", "is required: one of the values of the enum Cloud but the first");
+                None
+            }
+        }
+    }
+
+    /// Whether a host is possible for the organization's cloud is seen where the organization is.
+    pub(super) fn resource(&mut self, number: i32, host: &str) -> Option<Resource> {
+        let resource = match v1::Resource::try_from(number) {
+            Ok(v1::Resource::Graph) => Some(Resource::Graph),
+            Ok(v1::Resource::Exchange) => Some(Resource::Exchange),
+            Ok(v1::Resource::AzureAdGraph) => Some(Resource::AzureAdGraph),
+            Ok(v1::Resource::Sharepoint) if host.is_empty() => Some(Resource::SharePoint(None)),
+            Ok(v1::Resource::Sharepoint) => {
+                let hosts = Cloud::ALL.map(|cloud| SharePointHost::parse(host, cloud));
+                let [global, ..] = &hosts;
+                let known = hosts.iter().find_map(|host| host.as_ref().ok()).cloned();
+                let parsed = known.ok_or(global.clone().err().unwrap_or(Malformed("")));
+                let host = self.take("sharepoint_host", parsed)?;
+                return Some(Resource::SharePoint(Some(host.as_str().to_owned())));
+            }
+            Ok(v1::Resource::Unspecified) | Err(_) => {
+                self.refuse("resource", "is required: one of the values of the enum Resource but the first");
+                None
+            }
+        };
+        if resource.is_some() && !host.is_empty() {
+            self.refuse("sharepoint_host", "belongs to RESOURCE_SHAREPOINT; leave it out for others");
+        }
+        resource
+    }
+
+    /// How long a token must live: what the caller says, or `default`.
+    pub(super) fn min_remaining(
+        &mut self,
+        given: Option<prost_types::Duration>,
+        default: Duration,
+    ) -> Option<Duration> {
+        const MAX: Duration = Duration::from_secs(24 * 3600);
+        let Some(given) = given else { return Some(default) };
+        let duration = Duration::try_from(given).ok().filter(|duration| *duration <= MAX);
+        if duration.is_none() {
+            self.refuse("min_remaining", "must be a duration of 0 to 24 hours");
+        }
+        duration
+    }
+
+    pub(super) fn time(&mut self, field: &str, given: Option<Timestamp>) -> Option<SystemTime> {
+        let time = SystemTime::try_from(given?);
+        if time.is_err() {
+            self.refuse(field, "is no time that this machine can show");
+        }
+        time.ok()
+    }
+
+    pub(super) fn root_host(&mut self, text: &str, cloud: Option<Cloud>) -> Option<SharePointHost> {
+        if text.is_empty() {
+            return None;
+        }
+        self.take("sharepoint_root_host", SharePointHost::parse(text, cloud?))
+    }
+
+    pub(super) fn hosts(&mut self, texts: &[String], cloud: Option<Cloud>) -> Vec<SharePointHost> {
+        const MAX: usize = 50;
+        if texts.len() > MAX {
+            self.refuse("sharepoint_hosts", "must be at most 50");
+            return Vec::new();
+        }
+        let Some(cloud) = cloud else { return Vec::new() };
+        let hosts = texts.iter().enumerate().filter_map(|(at, text)| {
+            self.take(&format!("sharepoint_hosts[{at}]"), SharePointHost::parse(text, cloud))
+        });
+        hosts.collect()
+    }
+
+    /// The place of a page: an index of the vault in hex, as the page before named it.
+    pub(super) fn page_token(&mut self, text: &str) -> Option<[u8; 32]> {
+        if text.is_empty() {
+            return None;
+        }
+        let digits = text.as_bytes();
+        let mut place = [0; 32];
+        let parsed = digits.len() == 64
+            && digits.iter().all(u8::is_ascii_hexdigit)
+            && place.iter_mut().zip(text.as_bytes().chunks(2)).all(|(byte, pair)| {
+                let pair = std::str::from_utf8(pair).unwrap_or_default();
+                u8::from_str_radix(pair, 16).map(|value| *byte = value).is_ok()
+            });
+        if !parsed {
+            self.refuse("page_token", "must be the next_page_token of the page before, or empty");
+        }
+        parsed.then_some(place)
+    }
+
+    pub(super) fn page_size(&mut self, size: u32) -> usize {
+        const DEFAULT: usize = 50;
+        match usize::try_from(size) {
+            Ok(0) => DEFAULT,
+            Ok(size) if size <= crate::vault::PAGE_MAX => size,
+            _ => {
+                self.refuse("page_size", "must be at most 500");
+                DEFAULT
+            }
+        }
+    }
+}

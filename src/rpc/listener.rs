@@ -1,0 +1,192 @@
+//! Accepts connections: bounded in number, in handshakes under way and in the time that one takes.
+//!
+//! tonic's own acceptor has no such bounds, spins when file descriptors run out, and cannot tell who
+//! the peer is; hence this one, which hands finished connections to tonic.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use rustls::ServerConfig;
+use spiffe::{SpiffeId, TrustDomain};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::{sleep, timeout},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::transport::server::Connected;
+
+use super::peer::{Unidentified, identify};
+use crate::config::LimitsConfig;
+
+/// Pause after a failed accept: there are no file descriptors left, and asking again at once would
+/// only burn a core.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A connection with a verified client certificate.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TlsStream<TcpStream>,
+    peer: Peer,
+    /// Gives the place back when the connection ends.
+    _place: OwnedSemaphorePermit,
+}
+
+/// Who is at the other end: worked out once for each connection, found in each request's extensions.
+#[derive(Clone, Debug)]
+pub struct Peer(pub Arc<Result<SpiffeId, Unidentified>>);
+
+/// What the listener needs to know.
+pub struct Acceptor {
+    tls: TlsAcceptor,
+    trust_domain: TrustDomain,
+    handshake_timeout: Duration,
+    connections: Arc<Semaphore>,
+    handshakes: Arc<Semaphore>,
+}
+
+impl Acceptor {
+    /// An acceptor with its limits.
+    #[must_use]
+    pub fn new(tls: Arc<ServerConfig>, trust_domain: TrustDomain, limits: &LimitsConfig) -> Arc<Self> {
+        let places = |max: std::num::NonZeroU32| {
+            let max = usize::try_from(max.get()).unwrap_or(usize::MAX);
+            Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)))
+        };
+        Arc::new(Self {
+            tls: tls.into(),
+            trust_domain,
+            handshake_timeout: limits.handshake_timeout(),
+            connections: places(limits.connections_max),
+            handshakes: places(limits.handshakes_max),
+        })
+    }
+
+    /// Accepts until `stop`, and gives the connections whose handshake succeeded.
+    pub fn accept(
+        self: Arc<Self>,
+        listener: TcpListener,
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+    ) -> ReceiverStream<io::Result<Connection>> {
+        let (sender, receiver) = mpsc::channel(1);
+        let handshakes = tasks.clone();
+        tasks.spawn(async move {
+            let accepting = self.accept_all(&listener, &handshakes, &sender);
+            stop.run_until_cancelled(accepting).await;
+        });
+        ReceiverStream::new(receiver)
+    }
+
+    async fn accept_all(
+        self: Arc<Self>,
+        listener: &TcpListener,
+        tasks: &TaskTracker,
+        sender: &mpsc::Sender<io::Result<Connection>>,
+    ) {
+        loop {
+            // Without a place nothing is accepted: the kernel's backlog is the queue.
+            let Ok(place) = self.connections.clone().acquire_owned().await else { return };
+            let Ok(shaking) = self.handshakes.clone().acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let (acceptor, sender) = (self.clone(), sender.clone());
+                    tasks.spawn(async move {
+                        let finished = acceptor.handshake(stream, place).await;
+                        drop(shaking);
+                        if let Some(connection) = finished {
+                            // The server has stopped if nobody takes it.
+                            let _ = sender.send(Ok(connection)).await;
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn handshake(&self, stream: TcpStream, place: OwnedSemaphorePermit) -> Option<Connection> {
+        let from = stream.peer_addr().ok();
+        // Headers and body of an answer are two writes; waiting for the client's delayed ACK in
+        // between costs 40 ms. tonic sets this only on connections that it accepts itself.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY");
+        }
+        let stream = match timeout(self.handshake_timeout, self.tls.accept(stream)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                tracing::info!(?from, %error, "refused a connection");
+                return None;
+            }
+            Err(_) => {
+                tracing::info!(?from, "refused a connection: the handshake took too long");
+                return None;
+            }
+        };
+        let chain = stream.get_ref().1.peer_certificates();
+        let identity = identify(chain, &self.trust_domain);
+        if let Err(error) = &identity {
+            tracing::warn!(?from, %error, "a caller without an identity");
+        }
+        Some(Connection {
+            stream,
+            peer: Peer(Arc::new(identity)),
+            _place: place,
+        })
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

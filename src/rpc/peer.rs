@@ -1,0 +1,80 @@
+//! Who a caller is: the SPIFFE ID of the client certificate, by the rules of the X.509-SVID standard
+//! (<https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md>). Names and common names of
+//! the certificate mean nothing, and no header does.
+
+use rustls::pki_types::CertificateDer;
+use spiffe::{SpiffeId, TrustDomain};
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
+
+/// Longest SPIFFE ID, in bytes, by the standard.
+const ID_BYTES_MAX: usize = 2048;
+
+/// Why a verified certificate names nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unidentified {
+    /// The connection has no client certificate, or one that cannot be read.
+    #[error("the client certificate cannot be read")]
+    Unreadable,
+    /// The certificate could sign others.
+    #[error("the client certificate is one of a CA; use a leaf certificate")]
+    Authority,
+    /// The certificate may not be used for signatures, so not for TLS either.
+    #[error("the client certificate's key usage lacks digitalSignature")]
+    KeyUsage,
+    /// There is no URI, or more than one.
+    #[error("the client certificate must have exactly one URI SAN, a SPIFFE ID")]
+    NotOneUri,
+    /// The URI is no SPIFFE ID of a workload.
+    #[error("the client certificate's URI SAN is no SPIFFE ID with a path")]
+    NoSpiffeId,
+    /// It is of another trust domain than the broker's callers are.
+    #[error("the client certificate is of another trust domain")]
+    ForeignTrustDomain,
+}
+
+/// Reads the identity from a chain that TLS has verified. Only the first certificate counts; some
+/// clients send their CA along.
+///
+/// # Errors
+/// [`Unidentified`].
+pub fn identify(
+    chain: Option<&[CertificateDer<'_>]>,
+    trust_domain: &TrustDomain,
+) -> Result<SpiffeId, Unidentified> {
+    let leaf = chain.and_then(|chain| chain.first()).ok_or(Unidentified::Unreadable)?;
+    let (rest, leaf) = X509Certificate::from_der(leaf).map_err(|_| Unidentified::Unreadable)?;
+    if !rest.is_empty() {
+        return Err(Unidentified::Unreadable);
+    }
+    let usage = leaf.key_usage().map_err(|_| Unidentified::Unreadable)?;
+    let signs_others = usage.as_ref().is_some_and(|usage| usage.value.key_cert_sign() || usage.value.crl_sign());
+    if leaf.is_ca() || signs_others {
+        return Err(Unidentified::Authority);
+    }
+    if usage.is_some_and(|usage| !usage.value.digital_signature()) {
+        return Err(Unidentified::KeyUsage);
+    }
+    let names = leaf.subject_alternative_name().map_err(|_| Unidentified::Unreadable)?;
+    let names = names.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
+    let mut uris = names.iter().filter_map(|name| match name {
+        GeneralName::URI(uri) => Some(*uri),
+        _ => None,
+    });
+    let (Some(uri), None) = (uris.next(), uris.next()) else {
+        return Err(Unidentified::NotOneUri);
+    };
+    if uri.len() > ID_BYTES_MAX {
+        return Err(Unidentified::NoSpiffeId);
+    }
+    let id = SpiffeId::new(uri).map_err(|_| Unidentified::NoSpiffeId)?;
+    if id.path().is_empty() || id.to_string() != uri {
+        return Err(Unidentified::NoSpiffeId);
+    }
+    if !id.is_member_of(trust_domain) {
+        return Err(Unidentified::ForeignTrustDomain);
+    }
+    Ok(id)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,243 @@
+//! Every error of the broker as a gRPC status: the only place that decides on codes and reasons.
+//!
+//! A tenant's trouble is `FAILED_PRECONDITION`. `UNAVAILABLE`, `INTERNAL` and `DATA_LOSS` are for
+//! the broker itself, since meshes take a replica out after a few of them (Envoy after five), and one
+//! tenant's expired secret must not do that to all others.
+
+use std::{collections::HashMap, time::Duration};
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
+
+use super::peer::Unidentified;
+use crate::{
+    authz::Denied,
+    entra::{self, Rejection, RejectionKind},
+    pb::{self, v1::ErrorReason as Reason},
+    registration, token, vault,
+};
+
+/// How long to wait before asking again, where nothing tells better.
+const RETRY: Duration = Duration::from_secs(5);
+/// Where Microsoft explains a number.
+const AADSTS_PAGE: &str = "https://login.microsoftonline.com/error?code=";
+
+/// A status of one reason.
+fn status(code: Code, reason: Reason, message: impl Into<String>) -> Status {
+    with(code, reason, message, HashMap::new(), None)
+}
+
+/// A status that says when to ask again.
+fn retry(code: Code, reason: Reason, message: impl Into<String>, after: Duration) -> Status {
+    with(code, reason, message, HashMap::new(), Some(after))
+}
+
+fn with(
+    code: Code,
+    reason: Reason,
+    message: impl Into<String>,
+    metadata: HashMap<String, String>,
+    retry_after: Option<Duration>,
+) -> Status {
+    let mut details = ErrorDetails::with_error_info(reason.reason(), pb::ERROR_DOMAIN, metadata);
+    if retry_after.is_some() {
+        details.set_retry_info(retry_after);
+    }
+    Status::with_error_details(code, message, details)
+}
+
+/// Fields that are not what they should be.
+pub(super) fn fields_invalid(violations: Vec<FieldViolation>) -> Status {
+    let message = match violations.first() {
+        Some(first) => format!("{}: {}", first.field, first.description),
+        None => "a field is not what it should be".to_owned(),
+    };
+    let mut details =
+        ErrorDetails::with_error_info(Reason::FieldInvalid.reason(), pb::ERROR_DOMAIN, HashMap::new());
+    details.set_bad_request(violations);
+    Status::with_error_details(Code::InvalidArgument, message, details)
+}
+
+/// The call took longer than any call may.
+pub(super) fn deadline_exceeded() -> Status {
+    retry(
+        Code::DeadlineExceeded,
+        Reason::IdpUnreachable,
+        "there was no answer in the time that a call may take; try again",
+        RETRY,
+    )
+}
+
+/// The flight was cut off: the broker stops.
+fn shutting_down() -> Status {
+    retry(Code::Unavailable, Reason::ShuttingDown, "this broker is shutting down; try another", RETRY)
+}
+
+/// No such organization, or none that the caller may know of: the same to the byte.
+pub(super) fn organization_not_found() -> Status {
+    status(Code::NotFound, Reason::OrganizationNotFound, "there is no such organization")
+}
+
+impl From<Unidentified> for Status {
+    fn from(error: Unidentified) -> Self {
+        status(Code::Unauthenticated, Reason::PeerIdentityInvalid, error.to_string())
+    }
+}
+
+impl From<Denied> for Status {
+    fn from(denied: Denied) -> Self {
+        let message = denied.to_string();
+        match denied {
+            Denied::Organization => organization_not_found(),
+            Denied::Action => status(Code::PermissionDenied, Reason::CallerNotAuthorized, message),
+            Denied::Resource => status(Code::PermissionDenied, Reason::ResourceNotAllowed, message),
+        }
+    }
+}
+
+impl From<token::Error> for Status {
+    fn from(error: token::Error) -> Self {
+        let message = error.to_string();
+        let tenant = |reason, remedy: &str| status(Code::FailedPrecondition, reason, format!("{message}; {remedy}"));
+        match error {
+            token::Error::NotFound => organization_not_found(),
+            token::Error::Revoked(_) => revoked(),
+            token::Error::CertificateRequired => {
+                tenant(Reason::CertificateRequired, "rotate the organization's credential to a certificate")
+            }
+            token::Error::HostNotListed => tenant(
+                Reason::SharepointHostNotListed,
+                "leave sharepoint_host out for the root host, or name a host that the organization was registered with",
+            ),
+            token::Error::HostUnknown => tenant(
+                Reason::SharepointHostUnknown,
+                "grant the application Sites.Read.All in Microsoft Graph, or register the organization with its sharepoint_root_host",
+            ),
+            token::Error::Entra(error) => error.into(),
+            token::Error::Vault(error) => of_vault(&error),
+            token::Error::Full => retry(
+                Code::ResourceExhausted,
+                Reason::LimitReached,
+                "the broker keeps as many tokens as it may; raise tokens.slots_max",
+                RETRY,
+            ),
+            token::Error::Interrupted => shutting_down(),
+        }
+    }
+}
+
+impl From<registration::Error> for Status {
+    fn from(error: registration::Error) -> Self {
+        match error {
+            registration::Error::Entra(error) => error.into(),
+            registration::Error::Vault(error) => of_vault(&error),
+        }
+    }
+}
+
+impl From<vault::Error> for Status {
+    fn from(error: vault::Error) -> Self {
+        of_vault(&error)
+    }
+}
+
+impl From<entra::Error> for Status {
+    fn from(error: entra::Error) -> Self {
+        let message = error.to_string();
+        match error {
+            entra::Error::Rejected(rejection) => rejected(&rejection),
+            entra::Error::Throttled { retry_after } => {
+                retry(Code::ResourceExhausted, Reason::IdpThrottled, message, retry_after)
+            }
+            entra::Error::Unreachable { .. } => {
+                retry(Code::Unavailable, Reason::IdpUnreachable, message, RETRY)
+            }
+            entra::Error::AnswerInvalid { .. } => {
+                retry(Code::Unavailable, Reason::IdpAnswerInvalid, message, RETRY)
+            }
+            entra::Error::Assertion => status(Code::Internal, Reason::Internal, message),
+        }
+    }
+}
+
+fn revoked() -> Status {
+    status(
+        Code::FailedPrecondition,
+        Reason::OrganizationRevoked,
+        "the organization was revoked and gets no more tokens",
+    )
+}
+
+fn of_vault(error: &vault::Error) -> Status {
+    let message = error.to_string();
+    match error {
+        vault::Error::NotFound => organization_not_found(),
+        vault::Error::AlreadyExists => {
+            status(Code::AlreadyExists, Reason::OrganizationAlreadyExists, message)
+        }
+        vault::Error::Revoked(_) => revoked(),
+        vault::Error::RevisionConflict { current } => {
+            let metadata = HashMap::from([("currentRevision".to_owned(), current.to_string())]);
+            let message = format!("{message}; read it again, then redo the change");
+            with(Code::Aborted, Reason::RevisionConflict, message, metadata, None)
+        }
+        vault::Error::RequestIdReused => {
+            let message = format!("{message}; use a new one for each new request");
+            status(Code::InvalidArgument, Reason::RequestIdReused, message)
+        }
+        vault::Error::Corrupt(_) | vault::Error::Newer(_) => {
+            tracing::error!(%error, "the store is damaged");
+            status(Code::DataLoss, Reason::RecordCorrupt, message)
+        }
+        vault::Error::Store(cause) => {
+            tracing::error!(error = %cause, "the store failed");
+            // Paths and the engine's words are for the log.
+            retry(Code::Unavailable, Reason::StoreUnavailable, "the store cannot be used", RETRY)
+        }
+        vault::Error::Kek(cause) => {
+            tracing::error!(error = %cause, "the KEK failed");
+            retry(Code::Unavailable, Reason::Sealed, "the store cannot be unsealed", RETRY)
+        }
+        vault::Error::Crypto(_) => status(Code::Internal, Reason::Internal, message),
+    }
+}
+
+fn rejected(rejection: &Rejection) -> Status {
+    let reason = match rejection.kind {
+        RejectionKind::CredentialRejected => Reason::CredentialRejected,
+        RejectionKind::CredentialExpired => Reason::CredentialExpired,
+        RejectionKind::CredentialRevoked => Reason::CredentialRevoked,
+        RejectionKind::ApplicationNotFound => Reason::ApplicationNotFound,
+        RejectionKind::ApplicationDisabled => Reason::ApplicationDisabled,
+        RejectionKind::TenantUnavailable => Reason::TenantUnavailable,
+        RejectionKind::WrongCloud => Reason::WrongCloud,
+        RejectionKind::ResourceUnavailable => Reason::ResourceUnavailable,
+        RejectionKind::ConsentRequired => Reason::ConsentRequired,
+        RejectionKind::BlockedByPolicy => Reason::BlockedByPolicy,
+        RejectionKind::ClockSkew => Reason::ClockSkew,
+        RejectionKind::Throttled => Reason::IdpThrottled,
+        RejectionKind::Transient => Reason::IdpUnreachable,
+        RejectionKind::Other => Reason::IdpRejected,
+    };
+    let support = &rejection.support;
+    let code = rejection.code.map(|code| code.to_string());
+    let metadata = [
+        ("aadstsCode", code.clone()),
+        ("traceId", support.trace_id.clone()),
+        ("correlationId", support.correlation_id.clone()),
+        ("timestamp", support.timestamp.clone()),
+    ];
+    let metadata: HashMap<_, _> = metadata
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.to_owned(), value?)))
+        .collect();
+    let mut details = ErrorDetails::with_error_info(reason.reason(), pb::ERROR_DOMAIN, metadata);
+    if let Some(code) = code {
+        details.add_help_link(rejection.remedy, format!("{AADSTS_PAGE}{code}"));
+    }
+    let message = format!("{rejection}; {}", rejection.remedy);
+    Status::with_error_details(Code::FailedPrecondition, message, details)
+}
+
+#[cfg(test)]
+mod tests;

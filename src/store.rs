@@ -1,0 +1,168 @@
+//! Seam: where records are kept. A store sees opaque keys and values, never a plaintext.
+//!
+//! The trait is as narrow as an embedded engine and a distributed one (etcd) have in common.
+
+use std::{fmt, path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+
+use crate::config::StoreConfig;
+
+#[cfg(test)]
+mod conformance;
+pub mod memory;
+pub mod sled;
+
+/// Longest key, in bytes.
+pub const KEY_BYTES_MAX: usize = 64;
+/// Longest value, in bytes.
+pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
+/// Most entries that one scan returns.
+pub const SCAN_MAX: usize = 1000;
+
+/// A store of entries in the order of their keys.
+#[async_trait]
+pub trait Store: fmt::Debug + Send + Sync {
+    /// The entry of a key, `None` if there is none. Sees every commit answered before the call.
+    async fn get(&self, key: &Key) -> Result<Option<Entry>, Error>;
+
+    /// Up to `limit` (at most [`SCAN_MAX`]) entries whose keys begin with `prefix`, in the order of
+    /// their keys, after `after` if given.
+    async fn scan(
+        &self,
+        prefix: &[u8],
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<(Key, Entry)>, Error>;
+
+    /// Applies all writes, if all compares hold, or none. `Ok` means durable: on stable storage,
+    /// not in a cache that a power cut empties. A transaction without writes waits until everything
+    /// committed before it is durable.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if a compare does not hold; any other error leaves open whether the
+    /// transaction was applied.
+    async fn commit(&self, transaction: Transaction) -> Result<Revision, Error>;
+}
+
+/// Name of an entry: 1 to [`KEY_BYTES_MAX`] bytes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(Vec<u8>);
+
+/// Number of the commit that wrote an entry. Grows with each commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Revision(pub u64);
+
+/// A stored value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The value.
+    pub value: Vec<u8>,
+    /// The commit that wrote it.
+    pub revision: Revision,
+}
+
+/// What must hold for a transaction to apply.
+#[derive(Clone, Debug)]
+pub enum Compare {
+    /// There is no entry of this key.
+    Absent(Key),
+    /// The entry of this key was last written by this commit.
+    Unchanged(Key, Revision),
+}
+
+/// A change of one entry.
+#[derive(Clone, Debug)]
+pub enum Write {
+    /// Writes the entry, new or not.
+    Put(Key, Vec<u8>),
+    /// Removes the entry, if there is one.
+    Delete(Key),
+}
+
+/// Compares and writes that apply together or not at all.
+#[derive(Clone, Debug, Default)]
+pub struct Transaction {
+    /// What must hold.
+    pub compares: Vec<Compare>,
+    /// What to write then.
+    pub writes: Vec<Write>,
+}
+
+/// Why a store did not do what it was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// A compare did not hold: somebody else wrote first. Read again, then redo.
+    #[error("the entry has changed meanwhile")]
+    Conflict,
+    /// The engine or its disk failed. Nothing more is written until a restart, since after a failed
+    /// sync nobody knows what is on disk.
+    #[error("the store failed: {0}")]
+    Failed(Arc<str>),
+    /// The directory holds something that is not a whole store. It is left as it is.
+    #[error("the store in {} cannot be opened: {reason}; restore it from a backup", directory.display())]
+    Unopenable {
+        /// Where.
+        directory: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Another process has the store open.
+    #[error("the store in {} is in use by another process; stop it first", .0.display())]
+    InUse(PathBuf),
+    /// A key or value outside the limits: a defect of the caller.
+    #[error("a key or value is outside the limits of the store")]
+    OutOfLimits,
+}
+
+/// Opens the configured store.
+///
+/// # Errors
+/// [`Error::Unopenable`] or [`Error::InUse`].
+pub async fn open(config: &StoreConfig) -> Result<Arc<dyn Store>, Error> {
+    match config {
+        StoreConfig::Memory {} => Ok(Arc::new(memory::MemoryStore::default())),
+        StoreConfig::Sled { directory } => Ok(Arc::new(sled::SledStore::open(directory).await?)),
+    }
+}
+
+impl Key {
+    /// A key from its parts, one after the other.
+    ///
+    /// # Panics
+    /// If it is empty or longer than [`KEY_BYTES_MAX`], which no caller's input can cause.
+    #[must_use]
+    pub fn new(prefix: &[u8], id: &[u8]) -> Self {
+        let bytes = [prefix, id].concat();
+        assert!(
+            (1..=KEY_BYTES_MAX).contains(&bytes.len()),
+            "keys are built from fixed-length digests"
+        );
+        Self(bytes)
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Compare {
+    /// Whether it holds for what is stored now.
+    fn holds(&self, revision_of: impl Fn(&Key) -> Option<Revision>) -> bool {
+        match self {
+            Self::Absent(key) => revision_of(key).is_none(),
+            Self::Unchanged(key, revision) => revision_of(key) == Some(*revision),
+        }
+    }
+}
+
+impl Transaction {
+    fn within_limits(&self) -> bool {
+        self.writes.iter().all(|write| match write {
+            Write::Put(_, value) => value.len() <= VALUE_BYTES_MAX,
+            Write::Delete(_) => true,
+        })
+    }
+}

@@ -1,0 +1,159 @@
+//! The one thread that writes, so that many commits share one flush and one `fdatasync`.
+
+use std::{fmt, fs, io, sync::Arc, thread};
+
+use sled::{
+    Db, Tree,
+    transaction::{ConflictableTransactionError, TransactionError, Transactional, TransactionalTree},
+};
+use tokio::sync::{mpsc, oneshot};
+
+use super::super::{Error, Revision, Transaction, Write};
+
+/// Commits that wait for the writer; further callers wait for a place.
+const QUEUE: usize = 1024;
+/// Commits that share one flush.
+const GROUP: usize = 64;
+/// Holds the number of the last commit, 8 bytes.
+const REVISION: &[u8] = b"revision";
+
+/// Hands transactions to the writing thread, which ends when this is dropped.
+pub(super) struct Writer {
+    queue: mpsc::Sender<Job>,
+}
+
+struct Job {
+    transaction: Transaction,
+    done: oneshot::Sender<Result<Revision, Error>>,
+}
+
+struct Thread {
+    db: Db,
+    records: Tree,
+    counters: Tree,
+    /// A descriptor of ours of sled's log file: what sled itself does not do with it is `fdatasync`.
+    log: fs::File,
+    /// Set by the first failed write. Afterwards nobody knows what is on disk, so nothing more is
+    /// written: a retried fsync may report success for data that is gone.
+    failed: Option<Error>,
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Writer")
+    }
+}
+
+impl Writer {
+    pub(super) fn start(db: Db, records: Tree, counters: Tree, log: fs::File) -> io::Result<Self> {
+        let (queue, jobs) = mpsc::channel(QUEUE);
+        let thread = Thread {
+            db,
+            records,
+            counters,
+            log,
+            failed: None,
+        };
+        thread::Builder::new().name("store-writer".into()).spawn(move || thread.run(jobs))?;
+        Ok(Self { queue })
+    }
+
+    pub(super) async fn commit(&self, transaction: Transaction) -> Result<Revision, Error> {
+        let gone = || Error::Failed("the writing thread has ended".into());
+        let (done, outcome) = oneshot::channel();
+        let job = Job { transaction, done };
+        self.queue.send(job).await.map_err(|_| gone())?;
+        outcome.await.map_err(|_| gone())?
+    }
+}
+
+impl Thread {
+    fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        while let Some(first) = jobs.blocking_recv() {
+            let mut group = vec![first];
+            while group.len() < GROUP
+                && let Ok(job) = jobs.try_recv()
+            {
+                group.push(job);
+            }
+            self.commit(group);
+        }
+    }
+
+    /// Applies each transaction, makes all of them durable at once, then answers.
+    fn commit(&mut self, group: Vec<Job>) {
+        let applied: Vec<_> = group
+            .into_iter()
+            .map(|job| (self.apply(&job.transaction), job.done))
+            .collect();
+        let durable = self.make_durable();
+        for (outcome, done) in applied {
+            // The caller may have gone; the commit stands all the same.
+            let _ = done.send(durable.clone().and(outcome));
+        }
+    }
+
+    fn apply(&self, transaction: &Transaction) -> Result<Revision, Error> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let applied = (&self.records, &self.counters)
+            .transaction(|(records, counters)| apply(transaction, records, counters));
+        match applied {
+            Ok(revision) => Ok(Revision(revision)),
+            Err(TransactionError::Abort(error)) => Err(error),
+            Err(TransactionError::Storage(error)) => Err(error.into()),
+        }
+    }
+
+    fn make_durable(&mut self) -> Result<(), Error> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let flushed = self.db.flush().map_err(Error::from);
+        let synced = flushed.and_then(|_| {
+            let synced = self.log.sync_data();
+            synced.map_err(|error| Error::Failed(Arc::from(error.to_string())))
+        });
+        if let Err(error) = &synced {
+            tracing::error!(%error, "the store cannot write; restart once its disk is well again");
+            self.failed = Some(error.clone());
+        }
+        synced
+    }
+}
+
+/// One transaction. sled may run it several times, so it does nothing but read and write the trees.
+fn apply(
+    transaction: &Transaction,
+    records: &TransactionalTree,
+    counters: &TransactionalTree,
+) -> Result<u64, ConflictableTransactionError<Error>> {
+    let abort = |error| Err(ConflictableTransactionError::Abort(error));
+    let number = |stored: Option<sled::IVec>| {
+        let bytes = stored.as_deref().and_then(|value| value.first_chunk().copied());
+        bytes.map(u64::from_be_bytes)
+    };
+    for compare in &transaction.compares {
+        let (super::super::Compare::Absent(key) | super::super::Compare::Unchanged(key, _)) = compare;
+        let current = number(records.get(key.as_bytes())?).map(Revision);
+        if !compare.holds(|_| current) {
+            return abort(Error::Conflict);
+        }
+    }
+    let last = number(counters.get(REVISION)?).unwrap_or(0);
+    if transaction.writes.is_empty() {
+        return Ok(last);
+    }
+    let revision = last + 1;
+    counters.insert(REVISION, &revision.to_be_bytes())?;
+    for write in &transaction.writes {
+        match write {
+            Write::Put(key, value) => {
+                records.insert(key.as_bytes(), [&revision.to_be_bytes(), value.as_slice()].concat())?
+            }
+            Write::Delete(key) => records.remove(key.as_bytes())?,
+        };
+    }
+    Ok(revision)
+}

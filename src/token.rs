@@ -1,0 +1,155 @@
+//! Access tokens: kept while they live, asked for once however many wait.
+//!
+//! - A key is (organization, resource). Each key has one slot and at most one *flight*: the request
+//!   for its next token, in a task of its own, so that a caller who goes away cancels nobody. All who
+//!   wait for a flight share its outcome, good or bad.
+//! - A token is handed out while it has as much life left as the caller needs ([`Token::serves`]); an
+//!   expired one never; a valid one with too little left only if Entra cannot be reached.
+//! - Each organization has an *epoch*. Rotating and forgetting raise it, and a flight that lands in
+//!   another epoch than it began in is thrown away and flown again: it reads the vault anew, and so
+//!   finds the new credential, or that there is none. That is what makes a revocation final.
+//!
+//! Inside, time is tokio's. This module knows neither gRPC nor HTTP nor disk.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    credential::Thumbprints,
+    entra::{self, Grant, cloud::Audience},
+    organization::{ClientId, Organization, OrganizationId, Resource},
+    secret::AccessToken,
+    vault,
+};
+
+pub mod cache;
+pub mod mint;
+
+/// What a token is for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TokenKey {
+    /// Whose token.
+    pub organization: OrganizationId,
+    /// For which API.
+    pub resource: Resource,
+}
+
+/// A token with its times.
+#[derive(Debug)]
+pub struct Token {
+    /// The token.
+    pub access_token: AccessToken,
+    /// The API that it is for.
+    pub audience: Audience,
+    /// The application that it was issued to.
+    pub client_id: ClientId,
+    /// The credential that it was obtained with.
+    pub credential_version: u64,
+    /// SHA-256 of it: its name in logs.
+    pub fingerprint: [u8; 32],
+    /// When it was issued, as far as we know.
+    issued_at: Instant,
+    /// When a worker should ask again.
+    pub refresh_at: Instant,
+    /// When it ends.
+    pub expires_at: Instant,
+}
+
+/// Why there is no token. Shared by all who wait for it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// No organization has this id.
+    #[error("there is no such organization")]
+    NotFound,
+    /// The organization was revoked.
+    #[error("the organization was revoked")]
+    Revoked(SystemTime),
+    /// SharePoint was asked for, and there is only a client secret.
+    #[error("SharePoint refuses app-only tokens obtained with a client secret")]
+    CertificateRequired,
+    /// The SharePoint host is none of the organization's.
+    #[error("the SharePoint host is none of the organization's")]
+    HostNotListed,
+    /// The root host is not known, and Graph did not tell it.
+    #[error("the SharePoint root host is not known, and Graph does not tell it")]
+    HostUnknown,
+    /// Entra gave none.
+    #[error(transparent)]
+    Entra(#[from] entra::Error),
+    /// The vault failed.
+    #[error("{0}")]
+    Vault(Arc<vault::Error>),
+    /// There are as many tokens in memory as there may be.
+    #[error("the token cache is full")]
+    Full,
+    /// The flight ended without an outcome, or its organization changed again and again.
+    #[error("the request for the token was interrupted")]
+    Interrupted,
+}
+
+impl Token {
+    /// The token of a grant that arrived now.
+    #[must_use]
+    pub fn new(grant: Grant, audience: Audience, organization: &Organization) -> Self {
+        let now = Instant::now();
+        let life = grant.expires_in;
+        // Exposed: the fingerprint is a digest of the token.
+        let fingerprint = Thumbprints::of(grant.access_token.expose().as_bytes()).sha256;
+        Self {
+            access_token: grant.access_token,
+            audience,
+            client_id: organization.client_id,
+            credential_version: organization.credential.as_ref().map_or(0, |info| info.version),
+            fingerprint,
+            issued_at: now,
+            refresh_at: now + grant.refresh_in.unwrap_or(life / 2),
+            expires_at: now + life,
+        }
+    }
+
+    /// Whether the token may be handed out at `now` to a caller who needs it to live `needed` longer.
+    ///
+    /// Entra may not give tokens that live so long. So that such callers do not cause a request
+    /// each, a token that never lived long enough serves for half of its life, and a fresh one always.
+    #[must_use]
+    pub fn serves(&self, needed: Duration, now: Instant) -> bool {
+        /// So young that another request would hardly give a longer life.
+        const FRESH: Duration = Duration::from_secs(30);
+        let left = self.expires_at.saturating_duration_since(now);
+        let life = self.expires_at - self.issued_at;
+        let fresh = now.saturating_duration_since(self.issued_at) < FRESH;
+        !left.is_zero() && (left >= needed || fresh || (life < needed && left >= life / 2))
+    }
+
+    /// Whether the token has ended.
+    #[must_use]
+    pub fn has_expired(&self, now: Instant) -> bool {
+        self.expires_at <= now
+    }
+}
+
+impl Error {
+    /// Whether a valid token may be handed out although its successor could not be had: the trouble
+    /// is on the way, and nobody has said that the organization gets no tokens.
+    #[must_use]
+    pub fn spares_valid_token(&self) -> bool {
+        match self {
+            Self::Entra(error) => !matches!(error, entra::Error::Rejected(_)),
+            Self::Vault(_) | Self::Full | Self::Interrupted | Self::HostUnknown => true,
+            Self::NotFound | Self::Revoked(_) | Self::CertificateRequired | Self::HostNotListed => false,
+        }
+    }
+}
+
+impl From<vault::Error> for Error {
+    fn from(error: vault::Error) -> Self {
+        match error {
+            vault::Error::NotFound => Self::NotFound,
+            other => Self::Vault(Arc::new(other)),
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Gets one new token: reads the credential, picks the audience, asks Entra.
+
+use std::sync::Arc;
+
+use super::{Error, Token, TokenKey};
+use crate::{
+    credential::Credential,
+    entra::{self, Principal, TokenEndpoint, cloud::Audience},
+    organization::{Organization, Resource, SharePointHost, State},
+    vault::Vault,
+};
+
+/// Gets tokens with the credentials of the vault.
+#[derive(Debug)]
+pub struct Mint {
+    vault: Arc<Vault>,
+    endpoint: Arc<dyn TokenEndpoint>,
+}
+
+impl Mint {
+    /// A mint over a vault and a token endpoint.
+    #[must_use]
+    pub fn new(vault: Arc<Vault>, endpoint: Arc<dyn TokenEndpoint>) -> Self {
+        Self { vault, endpoint }
+    }
+
+    /// Gets a new token.
+    ///
+    /// # Errors
+    /// Every [`Error`] but [`Error::Full`] and [`Error::Interrupted`].
+    pub async fn token(&self, key: &TokenKey) -> Result<Token, Error> {
+        let application = self.vault.application(&key.organization).await?.ok_or(Error::NotFound)?;
+        let organization = &application.organization;
+        if let State::Revoked(at) = organization.state {
+            return Err(Error::Revoked(at));
+        }
+        let missing = crate::vault::Error::Corrupt("an active organization without a credential");
+        let credential = application.credential.as_ref().ok_or(missing)?;
+        let audience = self.audience(organization, credential, &key.resource).await?;
+        let principal = organization.principal();
+        let grant = self.endpoint.request_token(principal, credential, &audience).await?;
+        Ok(Token::new(grant, audience, organization))
+    }
+
+    async fn audience(
+        &self,
+        organization: &Organization,
+        credential: &Credential,
+        resource: &Resource,
+    ) -> Result<Audience, Error> {
+        let Resource::SharePoint(host) = resource else {
+            let audience = Audience::of(organization.cloud, resource);
+            return audience.ok_or(Error::HostUnknown);
+        };
+        // Entra would issue the token; SharePoint would then refuse it, in words that tell nobody why.
+        if !matches!(credential, Credential::Certificate(_)) {
+            return Err(Error::CertificateRequired);
+        }
+        let host = match host {
+            Some(host) => organization.sharepoint_host(host).ok_or(Error::HostNotListed)?,
+            None => match &organization.sharepoint_root_host {
+                Some(root) => root.clone(),
+                None => self.look_up_root_host(organization, credential).await?,
+            },
+        };
+        Ok(Audience::sharepoint(&host))
+    }
+
+    async fn look_up_root_host(
+        &self,
+        organization: &Organization,
+        credential: &Credential,
+    ) -> Result<SharePointHost, Error> {
+        let cloud = organization.cloud;
+        let graph = Audience::graph(cloud);
+        let grant = self.endpoint.request_token(organization.principal(), credential, &graph).await?;
+        let host = self.endpoint.sharepoint_root_host(cloud, &grant.access_token).await;
+        host.map_err(|error| match error {
+            entra::Error::AnswerInvalid { .. } | entra::Error::Rejected(_) => Error::HostUnknown,
+            other => other.into(),
+        })
+    }
+}
+
+impl Organization {
+    /// Who asks Entra for its tokens.
+    #[must_use]
+    pub fn principal(&self) -> Principal {
+        Principal {
+            cloud: self.cloud,
+            tenant_id: self.tenant_id,
+            client_id: self.client_id,
+        }
+    }
+
+    /// One of its SharePoint hosts, by name.
+    fn sharepoint_host(&self, name: &str) -> Option<SharePointHost> {
+        let mut hosts = self.sharepoint_root_host.iter().chain(&self.sharepoint_hosts);
+        hosts.find(|host| host.as_str().eq_ignore_ascii_case(name)).cloned()
+    }
+}

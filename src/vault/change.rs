@@ -1,0 +1,217 @@
+//! The changes of an organization: each is one durable transaction, or nothing.
+
+use std::time::SystemTime;
+
+use super::{
+    Error, Found, KEYS, RECORDS, Vault,
+    envelope::{self, Header, Index, WrappedKey},
+    record::{MARKS_MAX, Record, RequestMark},
+};
+use crate::{
+    credential::Credential,
+    organization::{ClientId, Cloud, Organization, OrganizationId, SharePointHost, State, TenantId},
+    sealed::{self, CryptoFailed},
+    store::{Compare, Key, Transaction, Write},
+};
+
+/// What is known of an organization before it is registered.
+#[derive(Debug)]
+pub struct NewOrganization {
+    /// Its id.
+    pub id: OrganizationId,
+    /// Name for people.
+    pub display_name: String,
+    /// The Entra directory.
+    pub tenant_id: TenantId,
+    /// The cloud it is in.
+    pub cloud: Cloud,
+    /// The application there.
+    pub client_id: ClientId,
+    /// Its SharePoint root host, if known.
+    pub sharepoint_root_host: Option<SharePointHost>,
+    /// Further SharePoint hosts.
+    pub sharepoint_hosts: Vec<SharePointHost>,
+}
+
+impl NewOrganization {
+    /// As it will be, with its first credential, at revision 1.
+    #[must_use]
+    pub fn registered(self, credential: &Credential, now: SystemTime) -> Organization {
+        Organization {
+            id: self.id,
+            display_name: self.display_name,
+            tenant_id: self.tenant_id,
+            cloud: self.cloud,
+            client_id: self.client_id,
+            credential: Some(credential.info(1)),
+            sharepoint_root_host: self.sharepoint_root_host,
+            sharepoint_hosts: self.sharepoint_hosts,
+            state: State::Active,
+            revision: 1,
+            create_time: now,
+            update_time: now,
+        }
+    }
+}
+
+impl Vault {
+    /// The organization, if the request was carried out before. Durable when this returns: an
+    /// earlier attempt may still wait for its disk.
+    ///
+    /// # Errors
+    /// [`Error::RequestIdReused`], and those of reading.
+    pub async fn replay(
+        &self,
+        id: &OrganizationId,
+        mark: &RequestMark,
+    ) -> Result<Option<Organization>, Error> {
+        let Some(found) = self.find(&self.root.index(id)).await? else {
+            return Ok(None);
+        };
+        if !found.did(mark)? {
+            return Ok(None);
+        }
+        self.store.commit(Transaction::default()).await?;
+        Ok(Some(found.record.organization))
+    }
+
+    /// Stores a new organization. Durable when this returns.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`], and those of the store.
+    pub async fn register(
+        &self,
+        organization: Organization,
+        credential: Credential,
+        mark: RequestMark,
+    ) -> Result<Organization, Error> {
+        let index = self.root.index(&organization.id);
+        let record = Record {
+            organization,
+            credential: Some(credential),
+            marks: vec![mark],
+        };
+        let at = Key::new(RECORDS, &index);
+        self.write(&index, record, 1, Compare::Absent(at), Error::AlreadyExists).await
+    }
+
+    /// Replaces the credential under a new key. Durable when this returns.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Revoked`], [`Error::RevisionConflict`], and those of the store.
+    pub async fn rotate(
+        &self,
+        id: &OrganizationId,
+        revision: u64,
+        credential: Credential,
+        mark: RequestMark,
+        now: SystemTime,
+    ) -> Result<Organization, Error> {
+        self.change(id, revision, mark, now, |record| {
+            let version = record.organization.credential.as_ref().map_or(0, |info| info.version);
+            record.organization.credential = Some(credential.info(version + 1));
+            record.credential = Some(credential);
+        })
+        .await
+    }
+
+    /// Revokes an organization: its record keeps no secret, and no key opens what it was before.
+    /// Durable when this returns.
+    ///
+    /// # Errors
+    /// As [`Self::rotate`].
+    pub async fn revoke(
+        &self,
+        id: &OrganizationId,
+        revision: u64,
+        mark: RequestMark,
+        now: SystemTime,
+    ) -> Result<Organization, Error> {
+        self.change(id, revision, mark, now, |record| {
+            record.organization.credential = None;
+            record.organization.state = State::Revoked(now);
+            record.credential = None;
+        })
+        .await
+    }
+
+    async fn change(
+        &self,
+        id: &OrganizationId,
+        revision: u64,
+        mark: RequestMark,
+        now: SystemTime,
+        apply: impl FnOnce(&mut Record),
+    ) -> Result<Organization, Error> {
+        let index = self.root.index(id);
+        let found = self.find(&index).await?.ok_or(Error::NotFound)?;
+        if let State::Revoked(at) = found.record.organization.state {
+            return Err(Error::Revoked(at));
+        }
+        let current = found.record.organization.revision;
+        if current != revision {
+            return Err(Error::RevisionConflict { current });
+        }
+        let generation = found.generation.checked_add(1).ok_or(Error::Corrupt("an impossible generation"))?;
+        let unchanged = Compare::Unchanged(Key::new(RECORDS, &index), found.entry.revision);
+        let mut record = found.record;
+        apply(&mut record);
+        record.organization.revision = revision + 1;
+        record.organization.update_time = now;
+        record.marks.push(mark);
+        let forgotten = record.marks.len().saturating_sub(MARKS_MAX);
+        record.marks.drain(..forgotten);
+        let conflict = Error::RevisionConflict { current: revision + 1 };
+        self.write(&index, record, generation, unchanged, conflict).await
+    }
+
+    /// Writes a record under a new key of the organization, both at once.
+    async fn write(
+        &self,
+        index: &Index,
+        record: Record,
+        generation: u32,
+        compare: Compare,
+        conflict: Error,
+    ) -> Result<Organization, Error> {
+        let place = self.place(*index);
+        let kek_id = self.keys.current();
+        let key = sealed::random_key().ok_or(CryptoFailed)?;
+        let wrapped = self.keys.wrap_dek(&key, &place.key_aad(generation, &kek_id)).await?;
+        let header = Header {
+            kek_hash: envelope::kek_hash(&kek_id),
+            generation,
+            version: record.organization.revision,
+        };
+        let sealed = envelope::seal(&place, &header, &key, &record.encode())?;
+        let wrapped = WrappedKey {
+            kek_id,
+            generation,
+            wrapped,
+        };
+        let transaction = Transaction {
+            compares: vec![compare],
+            writes: vec![
+                Write::Put(Key::new(KEYS, index), wrapped.encode()),
+                Write::Put(Key::new(RECORDS, index), sealed),
+            ],
+        };
+        match self.store.commit(transaction).await {
+            Ok(_) => Ok(record.organization),
+            Err(crate::store::Error::Conflict) => Err(conflict),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Found {
+    /// Whether the request was carried out on this record.
+    fn did(&self, mark: &RequestMark) -> Result<bool, Error> {
+        let known = self.record.marks.iter().find(|known| known.request_id == mark.request_id);
+        match known {
+            None => Ok(false),
+            Some(known) if known.digest == mark.digest => Ok(true),
+            Some(_) => Err(Error::RequestIdReused),
+        }
+    }
+}
