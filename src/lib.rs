@@ -1,1 +1,4 @@
 //! stub
+pub mod secret;
+#[cfg(feature = "simulator")]
+pub mod simulator;
