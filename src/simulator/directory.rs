@@ -89,7 +89,8 @@ impl Directory {
         lock(&self.tenants).remove(&tenant).is_some()
     }
 
-    /// Changes a tenant at one go, or gives `None` if there is none.
+    /// Changes a tenant at one go, or gives `None` if there is none. Requests wait meanwhile, and
+    /// so would the change if it used the directory itself.
     pub fn change_tenant<T>(
         &self,
         tenant: Uuid,

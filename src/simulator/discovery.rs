@@ -59,25 +59,16 @@ async fn answer(
     content: impl FnOnce(Uuid) -> Value,
 ) -> Response {
     let trace = Trace::new(headers);
-    let course = match shared.script_key(tenant_name) {
-        Some(tenant) => shared.faults.meet(tenant, Endpoint::Discovery, peer).await,
-        None => Course::Proceed,
-    };
-    let members = match course {
+    let tenant = shared.script_key(tenant_name);
+    let alteration = match shared.faults.meet(tenant, Endpoint::Discovery, peer).await {
         Course::Answer(response) => return response,
         Course::Reject(rejection) => return rejection.into_response(&trace, &shared.authority),
-        Course::Proceed => None,
-        Course::Alter(members) => Some(members),
+        Course::Proceed(alteration) => alteration,
     };
     let Some(tenant) = shared.directory.resolve(tenant_name) else {
         return Rejection::unknown_tenant(tenant_name)
             .with_error("invalid_tenant")
             .into_response(&trace, &shared.authority);
     };
-    let mut body = content(tenant);
-    if let (Some(object), Some(members)) = (body.as_object_mut(), members) {
-        object.extend(members);
-        object.retain(|_, value| !value.is_null());
-    }
-    trace.answer(StatusCode::OK, body)
+    trace.answer(StatusCode::OK, alteration.apply(content(tenant)))
 }

@@ -23,6 +23,8 @@ pub(super) struct Rejection {
     code: u32,
     text: String,
     suberror: Option<&'static str>,
+    /// Beside those of every answer.
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// What one answer can be found again by.
@@ -49,7 +51,13 @@ impl Rejection {
             code,
             text: text.into(),
             suberror: None,
+            headers: Vec::new(),
         }
+    }
+
+    /// Adds a response header.
+    pub(super) fn add_header(&mut self, name: HeaderName, value: HeaderValue) {
+        self.headers.push((name, value));
     }
 
     /// The AADSTS number.
@@ -65,6 +73,7 @@ impl Rejection {
             code,
             text,
             suberror,
+            headers,
         } = self;
         let timestamp = rfc3339(trace.time).replace('T', " ");
         let Trace {
@@ -87,7 +96,9 @@ impl Rejection {
         if let Some(suberror) = suberror {
             body["suberror"] = suberror.into();
         }
-        trace.answer(status, body)
+        let mut response = trace.answer(status, body);
+        response.headers_mut().extend(headers);
+        response
     }
 
     fn bad_request(error: &'static str, code: u32, text: impl Into<String>) -> Self {

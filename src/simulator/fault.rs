@@ -47,15 +47,17 @@ pub struct Hold {
 
 /// What becomes of a request once its faults have had their turn.
 pub(super) enum Course {
-    /// It is answered as if nothing had happened.
-    Proceed,
-    /// It is answered, and these members then replace the answer's.
-    Alter(Map<String, Value>),
+    /// It is answered properly, and these members, mostly none, then replace the answer's.
+    Proceed(Alteration),
     /// It is rejected in Entra's shape.
     Reject(Rejection),
     /// It gets this answer.
     Answer(Response),
 }
+
+/// Members of a JSON answer that replace the proper ones; null removes a member.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Alteration(Map<String, Value>);
 
 /// The plans of all endpoints.
 #[derive(Debug, Default)]
@@ -65,8 +67,7 @@ pub(super) struct Faults {
 
 #[derive(Debug, Clone)]
 enum Action {
-    Proceed,
-    Alter(Map<String, Value>),
+    Proceed(Alteration),
     Reject(Rejection),
     Answer(Answer),
     Hang,
@@ -150,18 +151,12 @@ impl Fault {
         )))
     }
 
-    /// 429 with `Retry-After` in seconds, or without the header.
+    /// Entra's 429, with `Retry-After` in seconds or without the header.
     #[must_use]
     pub fn throttled(retry_after_seconds: Option<u64>) -> Self {
-        let fault = Self::json(
-            429,
-            &serde_json::json!({
-                "error": "temporarily_unavailable",
-                "error_description": "AADSTS90055: The server is terminating the request because \
-                                      there have been too many requests.",
-                "error_codes": [90055],
-            }),
-        );
+        let text = "The server terminated an operation because it encountered a client request \
+                    rate limit.";
+        let fault = Self::rejection(429, "temporarily_unavailable", 90_055, text);
         match retry_after_seconds {
             Some(seconds) => fault.header("retry-after", &seconds.to_string()),
             None => fault,
@@ -190,13 +185,13 @@ impl Fault {
     /// null: `{"expires_in": "3599"}`. A rejection is not altered.
     #[must_use]
     pub fn altered(members: Map<String, Value>) -> Self {
-        Self::of(Action::Alter(members))
+        Self::of(Action::Proceed(Alteration(members)))
     }
 
     /// The proper answer, late.
     #[must_use]
     pub fn delayed(by: Duration) -> Self {
-        Self::of(Action::Proceed).after(by)
+        Self::of(Action::Proceed(Alteration::default())).after(by)
     }
 
     /// No answer, until the client gives up or the simulator stops.
@@ -225,7 +220,7 @@ impl Fault {
         self
     }
 
-    /// The same fault with one response header more, if it is an answer.
+    /// The same fault with one response header more. The proper answer's are not changed.
     ///
     /// # Panics
     ///
@@ -234,8 +229,12 @@ impl Fault {
     pub fn header(mut self, name: &str, value: &str) -> Self {
         let name = HeaderName::try_from(name).expect("scripts name headers properly");
         let value = HeaderValue::try_from(value).expect("scripts use visible ASCII");
-        if let Action::Answer(answer) = &mut self.action {
-            answer.headers.append(name, value);
+        match &mut self.action {
+            Action::Answer(answer) => {
+                answer.headers.append(name, value);
+            }
+            Action::Reject(rejection) => rejection.add_header(name, value),
+            Action::Proceed(_) | Action::Hang | Action::Reset => {}
         }
         self
     }
@@ -246,6 +245,19 @@ impl Fault {
             times: 1,
             action,
         }
+    }
+}
+
+// === impl Alteration ===
+
+impl Alteration {
+    /// Changes an answer.
+    pub(super) fn apply(self, mut answer: Value) -> Value {
+        if let Some(object) = answer.as_object_mut() {
+            object.extend(self.0);
+            object.retain(|_, value| !value.is_null());
+        }
+        answer
     }
 }
 
@@ -295,8 +307,17 @@ impl Faults {
     }
 
     /// Lets a request pass the gate and meet its fault. The script is read after the gate, so that
-    /// a test can decide what a request meets while that request is held.
-    pub(super) async fn meet(&self, tenant: Uuid, endpoint: Endpoint, peer: &Peer) -> Course {
+    /// a test can decide what a request meets while that request is held. What is no tenant at all
+    /// has no script.
+    pub(super) async fn meet(
+        &self,
+        tenant: Option<Uuid>,
+        endpoint: Endpoint,
+        peer: &Peer,
+    ) -> Course {
+        let Some(tenant) = tenant else {
+            return Course::Proceed(Alteration::default());
+        };
         let (gate, latency) = self.plan(tenant, endpoint, |plan| (plan.gate.clone(), plan.latency));
         if let Some(gate) = gate {
             gate.arrived.send_modify(|arrived| *arrived += 1);
@@ -309,8 +330,8 @@ impl Faults {
             tokio::time::sleep(delay).await;
         }
         match fault.map(|fault| fault.action) {
-            None | Some(Action::Proceed) => Course::Proceed,
-            Some(Action::Alter(members)) => Course::Alter(members),
+            None => Course::Proceed(Alteration::default()),
+            Some(Action::Proceed(alteration)) => Course::Proceed(alteration),
             Some(Action::Reject(rejection)) => Course::Reject(rejection),
             Some(Action::Answer(answer)) => Course::Answer(answer.into_response()),
             Some(Action::Hang) => pending().await,

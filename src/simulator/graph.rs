@@ -38,12 +38,11 @@ pub(super) async fn root_site(
         let message = "Access token validation failure.";
         return error(401, "InvalidAuthenticationToken", message);
     };
-    let course = shared.faults.meet(tenant, Endpoint::Graph, &peer).await;
-    let members = match course {
+    let course = shared.faults.meet(Some(tenant), Endpoint::Graph, &peer);
+    let alteration = match course.await {
         Course::Answer(response) => return response,
         Course::Reject(rejection) => return rejection.into_response(&trace, &shared.authority),
-        Course::Proceed => None,
-        Course::Alter(members) => Some(members),
+        Course::Proceed(alteration) => alteration,
     };
     if !claims.roles.iter().any(|role| ROLES.contains(&&**role)) {
         return error(403, "accessDenied", "Access denied");
@@ -55,17 +54,13 @@ pub(super) async fn root_site(
     let Some(host) = host else {
         return error(400, "BadRequest", "Tenant does not have a SPO license.");
     };
-    let mut body = json!({
+    let body = json!({
         "@odata.context":
             format!("{}graph/v1.0/$metadata#sites(webUrl,siteCollection)/$entity", shared.authority),
         "webUrl": format!("https://{host}"),
         "siteCollection": {"hostname": host, "root": {}},
     });
-    if let (Some(object), Some(members)) = (body.as_object_mut(), members) {
-        object.extend(members);
-        object.retain(|_, value| !value.is_null());
-    }
-    trace.answer(StatusCode::OK, body)
+    trace.answer(StatusCode::OK, alteration.apply(body))
 }
 
 /// The tenant and the claims of the request's token, if it is ours, for Graph, and not ended.

@@ -28,6 +28,10 @@ struct Fixture {
 
 impl Fixture {
     async fn start() -> Self {
+        Self::start_with(Client::builder()).await
+    }
+
+    async fn start_with(client: reqwest::ClientBuilder) -> Self {
         let authority = CertificateAuthority::new("test").unwrap();
         let identity = authority.issue(&Leaf::loopback("entra")).unwrap();
         let simulator = Simulator::start(LOOPBACK, &identity).await.unwrap();
@@ -37,7 +41,7 @@ impl Fixture {
             .directory()
             .add_tenant(Tenant::new(tenant, "contoso").with(application));
         let root = reqwest::Certificate::from_pem(authority.certificate_pem().as_bytes());
-        let client = Client::builder()
+        let client = client
             .tls_certs_only([root.unwrap()])
             .redirect(reqwest::redirect::Policy::none())
             .build()
@@ -252,10 +256,45 @@ async fn scripted_faults_come_in_order_and_then_end() {
 
 #[tokio::test]
 async fn a_reset_ends_the_connection_and_the_next_one_works() {
+    for client in [Client::builder(), Client::builder().http1_only()] {
+        let fixture = Fixture::start_with(client).await;
+        fixture.script(Fault::reset());
+        assert!(fixture.send_secret(SECRET).await.is_err());
+        let good = fixture.send_secret(SECRET).await.unwrap();
+        assert_eq!(good.status(), StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn a_path_names_one_tenant_by_guid_or_domain() {
     let fixture = Fixture::start().await;
-    fixture.script(Fault::reset());
-    assert!(fixture.send_secret(SECRET).await.is_err());
-    assert!(fixture.send_secret(SECRET).await.is_ok());
+    for (name, code) in [
+        ("common", 9_001_023),
+        ("nonsense", 900_023),
+        ("fabrikam.onmicrosoft.com", 90_002),
+    ] {
+        let url = fixture.token_endpoint(name);
+        let response = fixture.client.post(url).send().await.unwrap();
+        assert_eq!(json_of(response).await["error_codes"], json!([code]));
+    }
+    // By its domain the tenant is found, and what is missing next is the form.
+    let url = fixture.token_endpoint("contoso.onmicrosoft.com");
+    let response = fixture.client.post(url).send().await.unwrap();
+    assert_eq!(json_of(response).await["error_codes"], json!([900_144]));
+}
+
+#[tokio::test]
+async fn graph_refuses_a_token_without_the_permission() {
+    let fixture = Fixture::start().await;
+    fixture.change(|application| {
+        let roles = vec!["Mail.Read".into()];
+        application.roles.insert(Resource::Graph, roles);
+    });
+    let body = json_of(fixture.send_secret(SECRET).await.unwrap()).await;
+    let token = body["access_token"].as_str().unwrap();
+    let url = format!("{}/v1.0/sites/root", fixture.simulator.graph_url());
+    let response = fixture.client.get(url).bearer_auth(token).send().await;
+    assert_eq!(response.unwrap().status(), StatusCode::FORBIDDEN);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::Response,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
@@ -39,19 +39,14 @@ pub(super) async fn answer(
         .journal
         .record(journal_entry(&tenant_name, &headers, &request));
 
-    let course = match shared.script_key(&tenant_name) {
-        Some(tenant) => shared.faults.meet(tenant, Endpoint::Token, &peer).await,
-        None => Course::Proceed,
-    };
-    let outcome = match course {
+    let tenant = shared.script_key(&tenant_name);
+    let answer = match shared.faults.meet(tenant, Endpoint::Token, &peer).await {
         Course::Answer(response) => return response,
         Course::Reject(rejection) => Err(rejection),
-        Course::Proceed => grant(&shared, &tenant_name, &request).map(|grant| (grant, Map::new())),
-        Course::Alter(members) => {
-            grant(&shared, &tenant_name, &request).map(|grant| (grant, members))
-        }
+        Course::Proceed(alteration) => grant(&shared, &tenant_name, &request)
+            .and_then(|grant| token_answer(&shared, &grant))
+            .map(|answer| alteration.apply(answer)),
     };
-    let answer = outcome.and_then(|(grant, members)| token_answer(&shared, &grant, members));
     match answer {
         Ok(body) => trace.answer(StatusCode::OK, body),
         Err(rejection) => rejection.into_response(&trace, &shared.authority),
@@ -169,26 +164,17 @@ fn authenticate(
     }
 }
 
-fn token_answer(
-    shared: &Shared,
-    grant: &Grant,
-    members: Map<String, Value>,
-) -> Result<Value, Rejection> {
+fn token_answer(shared: &Shared, grant: &Grant) -> Result<Value, Rejection> {
     let token = shared.signing_key.issue(grant, SystemTime::now());
     let token = token.map_err(|_| {
         let status = StatusCode::INTERNAL_SERVER_ERROR;
         Rejection::new(status, "server_error", 90_036, "The token was not signed.")
     })?;
     let seconds = grant.lifetime.as_secs();
-    let mut answer = json!({
+    Ok(json!({
         "token_type": "Bearer",
         "expires_in": seconds,
         "ext_expires_in": seconds,
         "access_token": token,
-    });
-    if let Some(object) = answer.as_object_mut() {
-        object.extend(members);
-        object.retain(|_, value| !value.is_null());
-    }
-    Ok(answer)
+    }))
 }
