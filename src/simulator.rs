@@ -2,8 +2,9 @@
 //! the client credentials grant, discovery, and the one Graph call that the broker makes.
 //!
 //! It decides like Entra and says so in Entra's words: secrets and certificates are really
-//! checked, tokens are really signed, and every refusal has the AADSTS number, `error` and HTTP
-//! status seen in the field. What it knows is in its [`Directory`]; what shall go wrong is
+//! checked, tokens are really signed, and every refusal has an AADSTS number with its `error` and
+//! HTTP status. It was modelled on documents and recordings and never compared with a live tenant,
+//! so the rarer refusals may differ from Entra's in `error` or status. What it knows is in its [`Directory`]; what shall go wrong is
 //! scripted with [`Simulator::script`] and [`Simulator::hold`].
 //!
 //! It hands out tokens that no real service accepts, and listens on loopback only.

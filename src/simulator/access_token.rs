@@ -16,7 +16,8 @@ use uuid::Uuid;
 
 use super::resource::Resource;
 
-/// Entra dates a token back, for resources whose clocks lag.
+/// `iat` and `nbf` lie this far back, so that `exp - iat` is not the token's life: a client that
+/// computes it from them is caught.
 const BACKDATED: Duration = Duration::from_secs(5 * 60);
 /// In `wids` of every application token, although it is the id of no directory role.
 const NO_DIRECTORY_ROLE: &str = "0997a1d0-0d1d-4acb-b408-d5ca73121e90";
