@@ -1,16 +1,79 @@
-//! stub map
+//! A credential broker for Microsoft 365: it keeps the app credentials of many organizations so that
+//! nobody else has to, and hands short-lived access tokens to backup workers.
+//!
+//! # The way of a token
+//!
+//! ```text
+//! worker ── mTLS ─► rpc::listener      who calls: one SPIFFE ID per connection
+//!                   rpc::token_service  what is asked: every field parsed
+//!                   authz               may it be: default deny, on every call
+//!                   token::cache        a hit ends here: no I/O, no decryption
+//!                     │ miss: one flight per key, in a task of its own
+//!                   token::mint ─► vault ─► store   sealed record, opened only now
+//!                     │              └────► kek     unwraps the organization's key
+//!                     └─────────► entra   one request to the tenant's token endpoint
+//! ```
+//!
+//! # Rooms
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`organization`], [`credential`] | the nouns; parsed once, at the rim, and right from then on |
+//! | [`secret`] | types that cannot be printed, compared or cloned by accident |
+//! | [`clock`] | the rim between tokio's time and the wall clock |
+//! | [`rpc`] | the gRPC edge: connections, identity, fields, errors as statuses |
+//! | [`authz`] | who may do what |
+//! | [`registration`] | register, rotate, revoke: prove first, store then, forget last |
+//! | [`token`] | tokens, their cache, and how one is got |
+//! | [`entra`] | Microsoft's side: endpoints, wire format, refusals explained (seam: [`entra::TokenEndpoint`]) |
+//! | [`vault`] | custody: the only place where a plaintext credential and stored bytes meet |
+//! | [`sealed`] | the one authenticated encryption |
+//! | [`kek`] | the key outside the store (seam: [`kek::KeyProvider`]) |
+//! | [`store`] | where records lie (seam: [`store::Store`]) |
+//! | [`app`] | puts all of it together; `kodo-broker serve` |
+//! | [`dev`], [`simulator`] | `kodo-broker dev`, and the Entra it talks to |
+//! | [`client`], [`cli`] | the worker's library, and the command line on top of it |
+//! | [`pb`] | the generated code of `proto/` |
+//!
+//! # Invariants
+//!
+//! `tests/shape.rs` reads the sources and keeps these true:
+//! 1. Arrows run one way: `main → app → rpc → {registration, token} → vault → {store, kek}`, and
+//!    `{registration, token} → entra`. Nothing below `rpc` knows of gRPC; nothing but `main` and
+//!    `dev` knows of `app`.
+//! 2. `pb` and `tonic::Status` appear only in `rpc`, `client` and `cli`.
+//! 3. `reqwest` appears only in `entra::http`, `sled` only in `store::sled`, the AEAD only in
+//!    `sealed`.
+//! 4. `store` sees opaque bytes; `token` knows neither HTTP nor disk.
+//! 5. `client` and `cli` compile without the server.
+//! 6. The wall clock is read in `clock`, and by the simulator, which stands for another machine.
+//!
+//! # How to add
+//! - a **store** or a **KEK provider**: one file beside its siblings, one variant in `config`, one arm
+//!   in `open`, and the conformance suite called once more;
+//! - a **kind of credential**: a variant of [`credential::Credential`], an arm of the proto's `oneof`,
+//!   a field of the stored record;
+//! - a **reason**: a value of the proto's `ErrorReason`, an arm in `rpc::status`, a test that makes it.
+
 pub mod pb;
 pub mod secret;
+
 #[cfg(feature = "server")]
 pub mod app;
 #[cfg(feature = "server")]
 pub mod authz;
+#[cfg(feature = "cli")]
+pub mod cli;
+#[cfg(feature = "client")]
+pub mod client;
 #[cfg(feature = "server")]
 pub mod clock;
 #[cfg(feature = "server")]
 pub mod config;
 #[cfg(feature = "server")]
 pub mod credential;
+#[cfg(all(feature = "simulator", feature = "client"))]
+pub mod dev;
 #[cfg(feature = "server")]
 pub mod entra;
 #[cfg(feature = "server")]
@@ -23,6 +86,8 @@ pub mod registration;
 pub mod rpc;
 #[cfg(feature = "server")]
 pub mod sealed;
+#[cfg(feature = "simulator")]
+pub mod simulator;
 #[cfg(feature = "server")]
 pub mod store;
 #[cfg(feature = "server")]
