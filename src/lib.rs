@@ -1,1 +1,6 @@
-//! stub
+//! A credential broker for Microsoft 365.
+
+#[cfg(feature = "client")]
+pub mod client;
+pub mod pb;
+pub mod secret;
