@@ -49,6 +49,7 @@ pub struct Cli {
 
 /// What every command understands.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Global options")]
 pub struct Options {
     /// Connection file: where the broker is and which certificate to show it.
     #[arg(

@@ -12,6 +12,8 @@ use crate::pb::admin::v1::{
 };
 
 /// Exactly one credential. `-` stands for standard input.
+// What goes with one kind conflicts with the others: clap ignores `requires` towards an argument
+// that the rest of the line already rules out.
 #[derive(Debug, Args)]
 #[group(skip)]
 #[command(group = ArgGroup::new("credential")
@@ -22,7 +24,8 @@ pub(super) struct CredentialArguments {
     #[arg(long, value_name = "FILE")]
     secret_file: Option<Source>,
     /// When the portal says that the secret expires: RFC 3339, or a day.
-    #[arg(long, value_name = "TIME", requires = "secret_file", value_parser = value::parse_time)]
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["pem_file", "pfx_file"])]
+    #[arg(value_parser = value::parse_time)]
     secret_expires: Option<Timestamp>,
     /// PEM file with a certificate and its RSA key, `-` for standard input.
     #[arg(long, value_name = "FILE")]
@@ -31,7 +34,7 @@ pub(super) struct CredentialArguments {
     #[arg(long, value_name = "FILE")]
     pfx_file: Option<Source>,
     /// File with the password of the PFX file, `-` for standard input. Left out: no password.
-    #[arg(long, value_name = "FILE", requires = "pfx_file")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["secret_file", "pem_file"])]
     pfx_password_file: Option<Source>,
 }
 

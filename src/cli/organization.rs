@@ -122,7 +122,8 @@ pub struct RevokeArguments {
 #[derive(Debug, Args)]
 struct RequestArguments {
     /// Id of this request: the same request with the same id is done only once. Left out: made up.
-    #[arg(long, value_name = "ID", default_value_t = Uuid::new_v4().to_string(), hide_default_value = true)]
+    #[arg(long, value_name = "ID", default_value_t = Uuid::new_v4().to_string())]
+    #[arg(hide_default_value = true)]
     request_id: String,
 }
 

@@ -7,13 +7,12 @@ use prost_types::Timestamp;
 /// Parses a count of seconds, minutes or hours: `660s`, `11m`, `2h`.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let wanted = || "a duration is a whole number with a unit: 660s, 11m or 2h".to_owned();
-    let (unit, seconds) = [("s", 1), ("m", 60), ("h", 3600)]
+    let (count, seconds) = [('s', 1), ('m', 60), ('h', 3600)]
         .into_iter()
-        .find(|(unit, _)| text.ends_with(unit))
+        .find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, seconds)))
         .ok_or_else(wanted)?;
-    let count = text.trim_end_matches(unit);
     // `parse` alone would take a sign.
-    if count.len() + unit.len() != text.len() || !count.bytes().all(|byte| byte.is_ascii_digit()) {
+    if !count.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(wanted());
     }
     let count: u64 = count.parse().map_err(|_| wanted())?;
@@ -26,23 +25,13 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
 pub(super) fn parse_time(text: &str) -> Result<Timestamp, String> {
     let wanted = || "a time looks like 2027-05-01 or 2027-05-01T12:00:00Z".to_owned();
     // The parser below takes more than RFC 3339: years of any length, times without a zone.
-    let bytes = text.as_bytes();
-    let starts_with_day = bytes.len() >= 10
-        && bytes[..10]
-            .iter()
-            .enumerate()
-            .all(|(index, byte)| match index {
-                4 | 7 => *byte == b'-',
-                _ => byte.is_ascii_digit(),
-            });
-    let has_zone = || {
-        let zone = bytes
-            .last()
-            .is_some_and(|byte| byte.eq_ignore_ascii_case(&b'Z'));
-        let offset = bytes.len() >= 25 && matches!(bytes[bytes.len() - 6], b'+' | b'-');
-        matches!(bytes[10], b'T' | b't') && (zone || offset)
-    };
-    if !starts_with_day || (bytes.len() > 10 && !has_zone()) {
+    let (day, time) = text.split_at_checked(10).ok_or_else(wanted)?;
+    let is_day = day
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'-')
+        && day.starts_with(|first: char| first.is_ascii_digit());
+    let is_time_with_zone = time.starts_with('T') && time.contains(['Z', '+', '-']);
+    if !is_day || !(time.is_empty() || is_time_with_zone) {
         return Err(wanted());
     }
     text.parse().map_err(|_| wanted())
