@@ -6,6 +6,14 @@
     any(feature = "client", feature = "server"),
     expect(clippy::allow_attributes_without_reason, reason = "generated code")
 )]
+#![cfg_attr(
+    feature = "server",
+    expect(
+        clippy::allow_attributes,
+        clippy::too_many_lines,
+        reason = "generated code"
+    )
+)]
 
 /// The worker's contract, `kodo.broker.v1`.
 pub mod v1 {
