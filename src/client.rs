@@ -1,8 +1,8 @@
 //! The broker's client: for workers [`Client`], for operators [`Operator`].
 //!
-//! It is thin. It connects with a client certificate, turns every failure into an [`Error`] with the
-//! broker's reason, and keeps nothing: ask for a token whenever one is needed, the broker answers
-//! from memory.
+//! It is thin. It connects with a client certificate, turns every failure into an [`Error`] with
+//! the broker's reason, and keeps nothing: ask for a token whenever one is needed, the broker
+//! answers from memory.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -14,7 +14,10 @@
 //! let config = ConnectionConfig::load("/etc/kodo/connection.toml")?;
 //! let client = Client::connect(&config).await?;
 //! // One operation of this worker may take eleven minutes.
-//! let options = TokenOptions { min_remaining: Some(Duration::from_secs(660)), ..Default::default() };
+//! let options = TokenOptions {
+//!     min_remaining: Some(Duration::from_secs(660)),
+//!     ..Default::default()
+//! };
 //! match client.token("contoso", Resource::Graph, options).await {
 //!     Ok(token) => println!("use {} until {:?}", token.fingerprint, token.refresh_time),
 //!     Err(error) if error.reason() == Some(ErrorReason::CredentialExpired) => {
