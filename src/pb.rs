@@ -2,8 +2,18 @@
 //! redacted `Debug` for every message that carries a secret or a token.
 //!
 //! Only `rpc` and `client` (and what is built on `client`) may use it.
-#![expect(missing_docs, reason = "the comments of the .proto files are the documentation")]
-#![expect(clippy::allow_attributes, reason = "generated code")]
+#![cfg_attr(
+    any(feature = "client", feature = "server"),
+    expect(clippy::allow_attributes_without_reason, reason = "generated code")
+)]
+#![cfg_attr(
+    feature = "server",
+    expect(
+        clippy::allow_attributes,
+        clippy::too_many_lines,
+        reason = "generated code"
+    )
+)]
 
 /// The worker's contract, `kodo.broker.v1`.
 pub mod v1 {

@@ -100,7 +100,10 @@ mod tests {
             AccessToken::new("canary".into()),
             SymmetricKey::new(vec![99; 32]),
         );
-        assert!(!shown.contains("canary") && !shown.contains("99"), "{shown}");
+        assert!(
+            !shown.contains("canary") && !shown.contains("99"),
+            "{shown}"
+        );
         assert_eq!(shown.matches("[redacted]").count(), 4);
     }
 

@@ -1,0 +1,336 @@
+//! `org`: organizations and their credentials.
+
+mod view;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use uuid::Uuid;
+
+use self::view::{OrganizationView, WarningView};
+use super::{
+    Console, Options, Output, connection, credential::CredentialArguments, error::Error,
+    name::CloudName,
+};
+use crate::{
+    client::{self, Operator},
+    pb::admin::v1::{
+        Cloud, GetOrganizationRequest, ListOrganizationsRequest, Organization,
+        RegisterOrganizationRequest, RevokeOrganizationRequest, RotateCredentialRequest, Warning,
+    },
+};
+
+/// As many as the broker gives at once.
+const PAGE_SIZE: u32 = 500;
+
+/// What to do with organizations.
+#[derive(Debug, Subcommand)]
+pub enum OrganizationCommand {
+    /// Register an organization; its credential must get a token from Entra first.
+    Register(Box<RegisterArguments>),
+    /// List all organizations that this caller may see, revoked ones too.
+    List,
+    /// Show one organization.
+    Get {
+        /// Id of the organization.
+        #[arg(value_name = "ORGANIZATION")]
+        organization_id: String,
+    },
+    /// Replace the credential; the new one must get a token from Entra first.
+    Rotate(Box<RotateArguments>),
+    /// Revoke an organization for good.
+    Revoke(RevokeArguments),
+}
+
+/// What to register.
+#[derive(Debug, Args)]
+pub struct RegisterArguments {
+    /// Id to register under: up to 63 characters of a-z, 0-9 and `-`. Left out: made up.
+    #[arg(value_name = "ORGANIZATION")]
+    organization_id: Option<String>,
+    /// Directory (tenant) id, or a domain of the tenant.
+    #[arg(long)]
+    tenant: String,
+    /// Microsoft cloud that the tenant is in.
+    #[arg(long, value_enum)]
+    cloud: CloudName,
+    /// Application (client) id.
+    #[arg(long, value_name = "ID")]
+    client_id: String,
+    #[command(flatten)]
+    credential: CredentialArguments,
+    /// Name for people.
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "",
+        hide_default_value = true
+    )]
+    display_name: String,
+    /// SharePoint root host, as in contoso.sharepoint.com. Left out: looked up through Graph.
+    #[arg(
+        long,
+        value_name = "HOST",
+        default_value = "",
+        hide_default_value = true
+    )]
+    sharepoint_root_host: String,
+    /// Further SharePoint host that tokens may be asked for; may be repeated.
+    #[arg(long = "sharepoint-host", value_name = "HOST")]
+    sharepoint_hosts: Vec<String>,
+    /// Check everything, the credential at Entra included, and store nothing.
+    #[arg(long)]
+    validate_only: bool,
+    #[command(flatten)]
+    request: RequestArguments,
+}
+
+/// What to rotate.
+#[derive(Debug, Args)]
+pub struct RotateArguments {
+    /// Id of the organization.
+    #[arg(value_name = "ORGANIZATION")]
+    organization_id: String,
+    #[command(flatten)]
+    credential: CredentialArguments,
+    /// Revision that must still be the current one. Left out: whichever is.
+    #[arg(long, value_name = "N")]
+    revision: Option<u64>,
+    /// Check everything, the credential at Entra included, and change nothing.
+    #[arg(long)]
+    validate_only: bool,
+    #[command(flatten)]
+    request: RequestArguments,
+}
+
+/// What to revoke.
+#[derive(Debug, Args)]
+pub struct RevokeArguments {
+    /// Id of the organization.
+    #[arg(value_name = "ORGANIZATION")]
+    organization_id: String,
+    /// Revision that must still be the current one. Left out: whichever is.
+    #[arg(long, value_name = "N")]
+    revision: Option<u64>,
+    /// Do it. Without this, only what would happen is told.
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    request: RequestArguments,
+}
+
+/// Which request this is.
+#[derive(Debug, Args)]
+struct RequestArguments {
+    /// Id of this request: the same request with the same id is done only once. Left out: made up.
+    #[arg(long, value_name = "ID", default_value_t = Uuid::new_v4().to_string())]
+    #[arg(hide_default_value = true)]
+    request_id: String,
+}
+
+/// The answer to a change, as JSON.
+#[derive(Serialize)]
+struct Change {
+    organization: OrganizationView,
+    warnings: Vec<WarningView>,
+    /// Whether nothing was stored.
+    validate_only: bool,
+}
+
+#[derive(Serialize)]
+struct Listing {
+    organizations: Vec<OrganizationView>,
+}
+
+pub(super) async fn run(
+    options: &Options,
+    command: OrganizationCommand,
+    console: &mut Console<'_>,
+) -> Result<(), Error> {
+    // What can be refused here is refused before anything is sent.
+    match command {
+        OrganizationCommand::Register(arguments) => register(options, *arguments, console).await,
+        OrganizationCommand::List => list(options, console).await,
+        OrganizationCommand::Get { organization_id } => {
+            let operator = operator(options).await?;
+            let organization = current(&operator, &organization_id).await?;
+            let view = OrganizationView::from(organization);
+            match options.output {
+                Output::Json => console.json(&view),
+                Output::Table | Output::Token => view.table().write(console.out).map_err(Error::Io),
+            }
+        }
+        OrganizationCommand::Rotate(arguments) => rotate(options, *arguments, console).await,
+        OrganizationCommand::Revoke(arguments) => revoke(options, arguments, console).await,
+    }
+}
+
+async fn register(
+    options: &Options,
+    arguments: RegisterArguments,
+    console: &mut Console<'_>,
+) -> Result<(), Error> {
+    let credential = arguments.credential.read(console.input)?;
+    let request_id = arguments.request.request_id;
+    let request = RegisterOrganizationRequest {
+        request_id: request_id.clone(),
+        organization_id: arguments.organization_id.unwrap_or_default(),
+        display_name: arguments.display_name,
+        tenant: arguments.tenant,
+        cloud: Cloud::from(arguments.cloud).into(),
+        client_id: arguments.client_id,
+        credential: Some(credential),
+        sharepoint_root_host: arguments.sharepoint_root_host,
+        sharepoint_hosts: arguments.sharepoint_hosts,
+        validate_only: arguments.validate_only,
+    };
+    let operator = operator(options).await?;
+    let again = format!("--request-id {request_id}");
+    let response = operator.register(request).await;
+    let response = response.map_err(|error| Error::from(error).or_again(&again))?;
+    report(
+        options,
+        response.organization,
+        response.warnings,
+        arguments.validate_only,
+        console,
+    )
+}
+
+async fn list(options: &Options, console: &mut Console<'_>) -> Result<(), Error> {
+    let operator = operator(options).await?;
+    let mut organizations = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = ListOrganizationsRequest {
+            page_size: PAGE_SIZE,
+            page_token,
+        };
+        let page = operator.list_page(request).await?;
+        organizations.extend(page.organizations.into_iter().map(OrganizationView::from));
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        page_token = page.next_page_token;
+    }
+    // The broker's order is stable, but means nothing to people.
+    organizations.sort_by(|a, b| a.organization_id.cmp(&b.organization_id));
+    match options.output {
+        Output::Json => console.json(&Listing { organizations }),
+        Output::Table | Output::Token => view::list_table(&organizations)
+            .write(console.out)
+            .map_err(Error::Io),
+    }
+}
+
+async fn rotate(
+    options: &Options,
+    arguments: RotateArguments,
+    console: &mut Console<'_>,
+) -> Result<(), Error> {
+    let credential = arguments.credential.read(console.input)?;
+    let operator = operator(options).await?;
+    let revision = match arguments.revision {
+        Some(revision) => revision,
+        None => {
+            current(&operator, &arguments.organization_id)
+                .await?
+                .revision
+        }
+    };
+    let again = again(revision, &arguments.request);
+    let response = operator.rotate(RotateCredentialRequest {
+        request_id: arguments.request.request_id,
+        organization_id: arguments.organization_id,
+        revision,
+        credential: Some(credential),
+        validate_only: arguments.validate_only,
+    });
+    let response = response
+        .await
+        .map_err(|error| Error::from(error).or_again(&again))?;
+    report(
+        options,
+        response.organization,
+        response.warnings,
+        arguments.validate_only,
+        console,
+    )
+}
+
+async fn revoke(
+    options: &Options,
+    arguments: RevokeArguments,
+    console: &mut Console<'_>,
+) -> Result<(), Error> {
+    let organization_id = arguments.organization_id;
+    if !arguments.yes {
+        return Err(Error::usage(format!(
+            "this would revoke `{organization_id}` for good: its credential is erased, it gets no \
+             more tokens, and those that workers hold live until they end; repeat with `--yes`"
+        )));
+    }
+    let operator = operator(options).await?;
+    let revision = match arguments.revision {
+        Some(revision) => revision,
+        None => current(&operator, &organization_id).await?.revision,
+    };
+    let again = again(revision, &arguments.request);
+    let response = operator.revoke(RevokeOrganizationRequest {
+        request_id: arguments.request.request_id,
+        organization_id,
+        revision,
+    });
+    let response = response
+        .await
+        .map_err(|error| Error::from(error).or_again(&again))?;
+    report(options, response.organization, Vec::new(), false, console)
+}
+
+async fn operator(options: &Options) -> Result<Operator, Error> {
+    Ok(Operator::connect(&connection(options)?).await?)
+}
+
+/// The organization as it is now.
+async fn current(operator: &Operator, organization_id: &str) -> Result<Organization, Error> {
+    let request = GetOrganizationRequest {
+        organization_id: organization_id.to_owned(),
+    };
+    let organization = operator.get(request).await?.organization;
+    Ok(organization.ok_or_else(|| client::Error::incomplete_answer("organization"))?)
+}
+
+/// The revision belongs to the request: read anew, it would make another request of it.
+fn again(revision: u64, request: &RequestArguments) -> String {
+    format!("--revision {revision} --request-id {}", request.request_id)
+}
+
+/// Writes what a change led to.
+fn report(
+    options: &Options,
+    organization: Option<Organization>,
+    warnings: Vec<Warning>,
+    validate_only: bool,
+    console: &mut Console<'_>,
+) -> Result<(), Error> {
+    let organization =
+        organization.ok_or_else(|| client::Error::incomplete_answer("organization"))?;
+    let change = Change {
+        organization: organization.into(),
+        warnings: warnings.into_iter().map(WarningView::from).collect(),
+        validate_only,
+    };
+    match options.output {
+        Output::Json => console.json(&change)?,
+        Output::Table | Output::Token => {
+            let table = change.organization.table();
+            table.write(console.out).map_err(Error::Io)?;
+        }
+    }
+    for warning in &change.warnings {
+        console.remark("warning", &warning.message)?;
+    }
+    if validate_only {
+        console.remark("note", "everything was checked and nothing was stored")?;
+    }
+    Ok(())
+}

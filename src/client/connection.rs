@@ -1,0 +1,276 @@
+//! Where the broker is and who we are to it, and the connection made of that.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Deserialize;
+use tonic::{
+    Request,
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
+};
+use url::Url;
+use zeroize::Zeroizing;
+
+use super::Error;
+
+/// One call, if `timeout_seconds` does not say otherwise: as long as the broker gives it.
+const TIMEOUT_SECONDS: u64 = 60;
+/// More would only hide a broker that hangs.
+const TIMEOUT_SECONDS_MAX: u64 = 3600;
+/// The TCP connection, and again the TLS handshake.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a quiet connection is probed. Below the idle limits of common load balancers.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// How long the answer to a probe may take until the connection counts as broken.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where the broker is and who we are to it. As a file:
+///
+/// ```toml
+/// endpoint = "https://broker.example:8443"
+/// ca_file = "ca.crt"
+/// certificate_file = "tls.crt"
+/// key_file = "tls.key"
+/// ```
+///
+/// Unknown keys are refused.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConnectionConfig {
+    /// `https://host:port` of the broker.
+    pub endpoint: String,
+    /// CAs that may have issued the broker's certificate, PEM. No others are trusted.
+    pub ca_file: PathBuf,
+    /// The client certificate with its chain, PEM. Its SPIFFE ID is who the broker takes us for.
+    pub certificate_file: PathBuf,
+    /// The key of the client certificate, PEM.
+    pub key_file: PathBuf,
+    /// The name that the broker's certificate must have, where it is not the host of `endpoint`.
+    #[serde(default)]
+    pub server_name: Option<String>,
+    /// How many seconds one call may take: 1 to 3600, in a file 60 if absent.
+    #[serde(default = "default_timeout_seconds")]
+    pub timeout_seconds: u64,
+}
+
+/// An open connection. Cheap to clone: clones share it. It reconnects by itself.
+#[derive(Clone, Debug)]
+pub(super) struct Connection {
+    pub(super) channel: Channel,
+    timeout: Duration,
+}
+
+impl ConnectionConfig {
+    /// Reads a TOML file. Relative paths in it are relative to its folder.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, is not such a file, or has a value that cannot be meant. The files
+    /// that it names are read by [`Client::connect`](super::Client::connect).
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let text = fs::read_to_string(path).map_err(|cause| unreadable(path, &cause))?;
+        let mut config: Self = toml::from_str(&text).map_err(|cause| {
+            let before = cause.span().and_then(|span| text.get(..span.start));
+            let line = before.map_or(1, |before| before.matches('\n').count() + 1);
+            let message = cause.message().replace('\n', ", ");
+            Error::configuration(format!("{}, line {line}: {message}", path.display()))
+        })?;
+        config.url()?;
+        config.timeout()?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        for file in [
+            &mut config.ca_file,
+            &mut config.certificate_file,
+            &mut config.key_file,
+        ] {
+            *file = folder.join(&*file);
+        }
+        Ok(config)
+    }
+
+    fn url(&self) -> Result<Url, Error> {
+        let url = Url::parse(&self.endpoint).ok().filter(|url| {
+            url.scheme() == "https"
+                && url.has_host()
+                && url.username().is_empty()
+                && url.password().is_none()
+                && url.path() == "/"
+                && url.query().is_none()
+                && url.fragment().is_none()
+        });
+        url.ok_or_else(|| Error::configuration("`endpoint` must have the form https://host:port"))
+    }
+
+    fn timeout(&self) -> Result<Duration, Error> {
+        if !(1..=TIMEOUT_SECONDS_MAX).contains(&self.timeout_seconds) {
+            let message = format!("`timeout_seconds` must be 1 to {TIMEOUT_SECONDS_MAX}");
+            return Err(Error::configuration(message));
+        }
+        Ok(Duration::from_secs(self.timeout_seconds))
+    }
+
+    fn tls(&self) -> Result<ClientTlsConfig, Error> {
+        // Read here because an unusable file is passed over in silence further down, and the
+        // handshake then fails for what looks like another cause.
+        let ca = read_pem("ca_file", &self.ca_file, "CERTIFICATE-----")?;
+        let certificate = read_pem(
+            "certificate_file",
+            &self.certificate_file,
+            "CERTIFICATE-----",
+        )?;
+        let key = read_pem("key_file", &self.key_file, "PRIVATE KEY-----")?;
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(&*ca))
+            .identity(Identity::from_pem(&*certificate, &*key))
+            .timeout(CONNECT_TIMEOUT);
+        Ok(match &self.server_name {
+            Some(name) => tls.domain_name(name),
+            None => tls,
+        })
+    }
+}
+
+impl Connection {
+    pub(super) async fn open(config: &ConnectionConfig) -> Result<Self, Error> {
+        let url = config.url()?;
+        let timeout = config.timeout()?;
+        let endpoint = Endpoint::from_shared(url.to_string())
+            .and_then(|endpoint| {
+                endpoint.user_agent(concat!("kodo-broker/", env!("CARGO_PKG_VERSION")))
+            })
+            .map_err(|cause| Error::configuration(format!("`endpoint`: {cause}")))?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_keepalive(Some(KEEP_ALIVE_INTERVAL))
+            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .keep_alive_while_idle(true);
+        let endpoint = endpoint.tls_config(config.tls()?).map_err(|cause| {
+            let causes = super::error::causes(&cause);
+            Error::configuration(format!(
+                "the certificate, key or server name cannot be used: {causes}"
+            ))
+        })?;
+        let channel = endpoint.connect().await;
+        let channel = channel.map_err(|cause| Error::connection(&config.endpoint, &cause))?;
+        Ok(Self { channel, timeout })
+    }
+
+    /// A request that tells the broker, and the channel, how long it may take.
+    pub(super) fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.timeout);
+        request
+    }
+}
+
+fn default_timeout_seconds() -> u64 {
+    TIMEOUT_SECONDS
+}
+
+/// Reads the PEM file of an option. `kind` is how the first line of the wanted part ends.
+fn read_pem(option: &str, path: &Path, kind: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let bytes = fs::read(path).map(Zeroizing::new);
+    let bytes = bytes.map_err(|cause| unreadable(path, &cause))?;
+    let text = std::str::from_utf8(&bytes).unwrap_or_default();
+    let is_wanted = |line: &str| line.starts_with("-----BEGIN ") && line.trim_end().ends_with(kind);
+    if !text.lines().any(is_wanted) {
+        let wanted = kind.trim_end_matches('-').to_lowercase();
+        let path = path.display();
+        let message = format!("`{option}` must hold a {wanted} in PEM form, and {path} does not");
+        return Err(Error::configuration(message));
+    }
+    Ok(bytes)
+}
+
+fn unreadable(path: &Path, cause: &std::io::Error) -> Error {
+    Error::configuration(format!("cannot read {}: {cause}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Origin;
+
+    const FILE: &str = r#"
+        endpoint = "https://broker.example:8443"
+        ca_file = "ca.crt"
+        certificate_file = "/etc/kodo/tls.crt"
+        key_file = "tls.key"
+    "#;
+
+    /// Loads a connection file with this text.
+    fn load(text: &str) -> Result<(PathBuf, ConnectionConfig), Error> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("connection.toml");
+        fs::write(&path, text).expect("a writable folder");
+        Ok((folder.path().to_owned(), ConnectionConfig::load(path)?))
+    }
+
+    #[test]
+    fn relative_paths_are_relative_to_the_file() {
+        let (folder, config) = load(FILE).expect("a valid file");
+        assert_eq!(config.ca_file, folder.join("ca.crt"));
+        assert_eq!(config.certificate_file, Path::new("/etc/kodo/tls.crt"));
+        assert_eq!(config.timeout_seconds, 60);
+        assert_eq!(config.server_name, None);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_place() {
+        let absent = ConnectionConfig::load("/nowhere/connection.toml").expect_err("no file");
+        assert!(
+            absent.message().contains("/nowhere/connection.toml"),
+            "{absent}"
+        );
+        let unknown = load(&format!("{FILE}\nendpont = \"\"")).expect_err("an unknown key");
+        assert!(unknown.message().contains("line 7"), "{unknown}");
+        assert!(unknown.message().contains("endpont"), "{unknown}");
+        assert_eq!(unknown.origin(), Origin::Configuration);
+    }
+
+    #[test]
+    fn an_endpoint_is_https_with_a_host_and_nothing_else() {
+        for endpoint in [
+            "http://broker.example:8443",
+            "broker.example:8443",
+            "https://broker.example/path",
+            "https://user@broker.example",
+            "",
+        ] {
+            let text = FILE.replace("https://broker.example:8443", endpoint);
+            let error = load(&text).expect_err(endpoint);
+            assert!(error.message().contains("https://host:port"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_timeout_is_neither_nothing_nor_endless() {
+        for seconds in ["0", "3601"] {
+            let error = load(&format!("{FILE}\ntimeout_seconds = {seconds}"));
+            assert!(error.is_err(), "{seconds}");
+        }
+    }
+
+    #[tokio::test]
+    async fn files_are_checked_before_connecting() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("connection.toml");
+        fs::write(&path, FILE).expect("a writable folder");
+        let config = ConnectionConfig::load(&path).expect("a valid file");
+        let error = Connection::open(&config).await.expect_err("no CA file");
+        assert!(error.message().contains("ca.crt"), "{error}");
+        fs::write(&config.ca_file, "no PEM").expect("a writable folder");
+        let error = Connection::open(&config).await.expect_err("no PEM");
+        assert!(
+            error
+                .message()
+                .contains("`ca_file` must hold a certificate"),
+            "{error}"
+        );
+        assert_eq!(error.origin(), Origin::Configuration);
+    }
+}

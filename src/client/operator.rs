@@ -1,0 +1,131 @@
+//! The operator's side of the contract.
+
+use super::{ConnectionConfig, Error, connection::Connection};
+use crate::pb::admin::v1::{
+    GetOrganizationRequest, GetOrganizationResponse, ListOrganizationsRequest,
+    ListOrganizationsResponse, RegisterOrganizationRequest, RegisterOrganizationResponse,
+    RevokeOrganizationRequest, RevokeOrganizationResponse, RotateCredentialRequest,
+    RotateCredentialResponse, organization_service_client::OrganizationServiceClient,
+};
+
+/// Registers, reads, rotates and revokes organizations. Cheap to clone: clones share the
+/// connection.
+///
+/// ```no_run
+/// use kodo_broker::client::{ConnectionConfig, Operator};
+/// use kodo_broker::pb::admin::v1::ListOrganizationsRequest;
+///
+/// # async fn example() -> Result<(), kodo_broker::client::Error> {
+/// let config = ConnectionConfig::load("/etc/kodo/connection.toml")?;
+/// let operator = Operator::connect(&config).await?;
+/// let mut request = ListOrganizationsRequest::default();
+/// loop {
+///     let page = operator.list_page(request).await?;
+///     for organization in page.organizations {
+///         println!("{} {}", organization.organization_id, organization.tenant_id);
+///     }
+///     if page.next_page_token.is_empty() {
+///         break;
+///     }
+///     request = ListOrganizationsRequest { page_size: 0, page_token: page.next_page_token };
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+///
+/// Of every method: as the comment of its RPC in `organization_service.proto` tells, and
+/// [`Origin::Connection`](super::Origin::Connection) if there was no answer. A change that got no
+/// answer may have been made: repeat it with the same `request_id`, and it is not made twice.
+#[derive(Clone, Debug)]
+pub struct Operator {
+    connection: Connection,
+}
+
+impl Operator {
+    /// Connects as the operator whose certificate the configuration names.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::connect`](super::Client::connect).
+    pub async fn connect(config: &ConnectionConfig) -> Result<Self, Error> {
+        let connection = Connection::open(config).await?;
+        Ok(Self { connection })
+    }
+
+    /// Registers an organization.
+    ///
+    /// # Errors
+    ///
+    /// See [`Operator`].
+    pub async fn register(
+        &self,
+        request: RegisterOrganizationRequest,
+    ) -> Result<RegisterOrganizationResponse, Error> {
+        let request = self.connection.request(request);
+        let response = self.service().register_organization(request).await?;
+        Ok(response.into_inner())
+    }
+
+    /// Returns one organization.
+    ///
+    /// # Errors
+    ///
+    /// See [`Operator`].
+    pub async fn get(
+        &self,
+        request: GetOrganizationRequest,
+    ) -> Result<GetOrganizationResponse, Error> {
+        let request = self.connection.request(request);
+        let response = self.service().get_organization(request).await?;
+        Ok(response.into_inner())
+    }
+
+    /// Returns one page of the organizations. An empty page need not be the last: follow
+    /// `next_page_token` until it is empty.
+    ///
+    /// # Errors
+    ///
+    /// See [`Operator`].
+    pub async fn list_page(
+        &self,
+        request: ListOrganizationsRequest,
+    ) -> Result<ListOrganizationsResponse, Error> {
+        let request = self.connection.request(request);
+        let response = self.service().list_organizations(request).await?;
+        Ok(response.into_inner())
+    }
+
+    /// Replaces the credential of an organization.
+    ///
+    /// # Errors
+    ///
+    /// See [`Operator`].
+    pub async fn rotate(
+        &self,
+        request: RotateCredentialRequest,
+    ) -> Result<RotateCredentialResponse, Error> {
+        let request = self.connection.request(request);
+        let response = self.service().rotate_credential(request).await?;
+        Ok(response.into_inner())
+    }
+
+    /// Revokes an organization for good.
+    ///
+    /// # Errors
+    ///
+    /// See [`Operator`].
+    pub async fn revoke(
+        &self,
+        request: RevokeOrganizationRequest,
+    ) -> Result<RevokeOrganizationResponse, Error> {
+        let request = self.connection.request(request);
+        let response = self.service().revoke_organization(request).await?;
+        Ok(response.into_inner())
+    }
+
+    fn service(&self) -> OrganizationServiceClient<tonic::transport::Channel> {
+        OrganizationServiceClient::new(self.connection.channel.clone())
+    }
+}
