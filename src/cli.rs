@@ -78,6 +78,33 @@ pub enum Output {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run the broker until SIGTERM.
+    #[cfg(feature = "server")]
+    Serve {
+        /// Configuration file; `deploy/broker.toml` explains each option.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Start everything on this machine, with a simulated Entra, and show it.
+    #[cfg(feature = "simulator")]
+    Dev {
+        /// Loopback address to serve on; port 0 takes a free one.
+        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8443")]
+        listen: std::net::SocketAddr,
+        /// Keep everything in this folder. Left out: a temporary one, deleted at the end.
+        #[arg(long, value_name = "DIR")]
+        data_dir: Option<PathBuf>,
+    },
+    /// Ask a broker's health port; exits 0 if it serves. For container health checks.
+    #[cfg(feature = "server")]
+    Healthcheck {
+        /// URL of the health port, as in http://127.0.0.1:8081.
+        #[arg(long, value_name = "URL")]
+        endpoint: String,
+        /// What to ask about: `readiness` or `liveness`.
+        #[arg(long, default_value = "readiness")]
+        service: String,
+    },
     /// What is done by calling a broker.
     #[command(flatten)]
     Remote(RemoteCommand),
@@ -147,7 +174,7 @@ mod tests {
     /// Runs a command line without input: exit code, output, error output.
     fn run_line(line: &str) -> (ExitCode, String, String) {
         let cli = Cli::try_parse_from(line.split(' ')).expect("a valid command line");
-        let Command::Remote(command) = cli.command;
+        let Command::Remote(command) = cli.command else { panic!("a remote command") };
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let mut console = Console {
             input: &mut std::io::empty(),

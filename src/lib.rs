@@ -30,7 +30,7 @@
 //! | [`sealed`] | the one authenticated encryption |
 //! | [`kek`] | the key outside the store (seam: [`kek::KeyProvider`]) |
 //! | [`store`] | where records lie (seam: [`store::Store`]) |
-//! | [`app`] | puts all of it together; `kodo-broker serve` |
+//! | [`app`], [`healthcheck`] | puts all of it together: `kodo-broker serve`; asks how it is |
 //! | [`dev`], [`simulator`] | `kodo-broker dev`, and the Entra it talks to |
 //! | [`client`], [`cli`] | the worker's library, and the command line on top of it |
 //! | [`pb`] | the generated code of `proto/` |
@@ -72,10 +72,12 @@ pub mod clock;
 pub mod config;
 #[cfg(feature = "server")]
 pub mod credential;
-#[cfg(all(feature = "simulator", feature = "client"))]
+#[cfg(all(feature = "simulator", feature = "cli"))]
 pub mod dev;
 #[cfg(feature = "server")]
 pub mod entra;
+#[cfg(all(feature = "server", feature = "cli"))]
+pub mod healthcheck;
 #[cfg(feature = "server")]
 pub mod kek;
 #[cfg(feature = "server")]

@@ -8,8 +8,23 @@ use kodo_broker::cli::{self, Cli, Command, Console};
 fn main() -> ExitCode {
     let Cli { options, command } = Cli::parse();
     match command {
+        #[cfg(feature = "server")]
+        Command::Serve { config } => kodo_broker::app::serve_command(&config),
+        #[cfg(feature = "server")]
+        Command::Healthcheck { endpoint, service } => {
+            kodo_broker::healthcheck::command(&endpoint, &service)
+        }
+        #[cfg(feature = "simulator")]
+        Command::Dev { listen, data_dir } => {
+            // Not locked: the broker logs to standard error meanwhile.
+            let mut console = Console {
+                input: &mut io::stdin(),
+                out: &mut io::stdout(),
+                err: &mut io::stderr(),
+            };
+            kodo_broker::dev::command(listen, data_dir.as_deref(), &mut console)
+        }
         Command::Remote(command) => {
-            // Locked only here: a server logs to these streams from many threads.
             let mut console = Console {
                 input: &mut io::stdin().lock(),
                 out: &mut io::stdout().lock(),
