@@ -94,14 +94,21 @@ impl Broker {
     /// [`Error`]; nothing is left running then.
     pub async fn start(config: &Config, clock: Clock) -> Result<Self, Error> {
         // Whatever can be wrong without touching the store comes first.
-        let policy = Arc::new(Policy::load(&config.policy.file, &config.identity.trust_domain)?);
+        let policy = Arc::new(Policy::load(
+            &config.policy.file,
+            &config.identity.trust_domain,
+        )?);
         let tls = tls::server_config(&config.server.tls, &config.identity)?;
         let http = Http::new(&config.entra)?;
         let entra = Arc::new(Client::new(http, config.entra.authorities()?, clock));
         let keys = kek::open(&config.kek)?;
         let listener = rpc::bind(config.server.listen).await?;
         let address = listener.local_addr()?;
-        let (stop, end, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+        let (stop, end, tasks) = (
+            CancellationToken::new(),
+            CancellationToken::new(),
+            TaskTracker::new(),
+        );
         let (health, health_address) = start_health(config, &tasks, &end).await?;
 
         let store = store::open(&config.store).await?;
@@ -212,11 +219,15 @@ fn start_sweeping(tokens: TokenCache, tasks: &TaskTracker, end: &CancellationTok
 /// `kodo-broker serve`: runs until SIGTERM or SIGINT. A second signal ends it at once.
 #[must_use]
 pub fn serve_command(config: &Path) -> ExitCode {
-    let outcome = Config::load(config).map_err(Error::from).and_then(|config| {
-        telemetry::init(&config.log)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        runtime.block_on(serve(&config))
-    });
+    let outcome = Config::load(config)
+        .map_err(Error::from)
+        .and_then(|config| {
+            telemetry::init(&config.log)?;
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()?;
+            runtime.block_on(serve(&config))
+        });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -124,16 +124,28 @@ impl Policy {
         Ok(policy)
     }
 
-    fn add(&mut self, entry: GrantEntry, trust_domain: &TrustDomain) -> Result<(), (usize, String)> {
+    fn add(
+        &mut self,
+        entry: GrantEntry,
+        trust_domain: &TrustDomain,
+    ) -> Result<(), (usize, String)> {
         let mut organizations = Vec::new();
         for pattern in &entry.organizations {
             let at = pattern.span().start;
-            organizations.push(OrganizationPattern::parse(pattern.get_ref()).ok_or_else(|| {
-                let reason = format!("`{}` is neither an organization id nor the beginning of one with `*`", pattern.get_ref());
-                (at, reason)
-            })?);
+            organizations.push(
+                OrganizationPattern::parse(pattern.get_ref()).ok_or_else(|| {
+                    let reason = format!(
+                        "`{}` is neither an organization id nor the beginning of one with `*`",
+                        pattern.get_ref()
+                    );
+                    (at, reason)
+                })?,
+            );
         }
-        let first = entry.callers.first().map_or(0, |caller| caller.span().start);
+        let first = entry
+            .callers
+            .first()
+            .map_or(0, |caller| caller.span().start);
         let for_tokens = entry.actions.contains(&Action::GetToken);
         if for_tokens == entry.resources.is_empty() {
             let reason = "`resources` belong to the action get_token, and it needs them".to_owned();
@@ -146,12 +158,18 @@ impl Policy {
         });
         for caller in entry.callers {
             let at = caller.span().start;
-            self.add_caller(caller.get_ref(), trust_domain, &grant).map_err(|reason| (at, reason))?;
+            self.add_caller(caller.get_ref(), trust_domain, &grant)
+                .map_err(|reason| (at, reason))?;
         }
         Ok(())
     }
 
-    fn add_caller(&mut self, caller: &str, trust_domain: &TrustDomain, grant: &Arc<Grant>) -> Result<(), String> {
+    fn add_caller(
+        &mut self,
+        caller: &str,
+        trust_domain: &TrustDomain,
+        grant: &Arc<Grant>,
+    ) -> Result<(), String> {
         let (path, prefix) = match caller.strip_suffix("/*") {
             Some(path) => (path, true),
             None => (caller, false),
@@ -162,9 +180,12 @@ impl Policy {
             self.below.push((format!("{root}/"), grant.clone()));
             return Ok(());
         }
-        let id = SpiffeId::new(path).map_err(|error| format!("`{caller}` is no SPIFFE ID: {error}"))?;
+        let id =
+            SpiffeId::new(path).map_err(|error| format!("`{caller}` is no SPIFFE ID: {error}"))?;
         if !id.is_member_of(trust_domain) {
-            return Err(format!("`{caller}` is outside the trust domain {trust_domain}; no caller can have it"));
+            return Err(format!(
+                "`{caller}` is outside the trust domain {trust_domain}; no caller can have it"
+            ));
         }
         if prefix {
             self.below.push((format!("{id}/"), grant.clone()));
@@ -179,9 +200,17 @@ impl Policy {
     ///
     /// # Errors
     /// [`Denied::Organization`] or [`Denied::Action`].
-    pub fn check(&self, caller: &SpiffeId, action: Action, organization: &OrganizationId) -> Result<(), Denied> {
+    pub fn check(
+        &self,
+        caller: &SpiffeId,
+        action: Action,
+        organization: &OrganizationId,
+    ) -> Result<(), Denied> {
         let mut denied = Denied::Organization;
-        for grant in self.grants(caller).filter(|grant| grant.covers(organization)) {
+        for grant in self
+            .grants(caller)
+            .filter(|grant| grant.covers(organization))
+        {
             if grant.actions.contains(&action) {
                 return Ok(());
             }
@@ -207,7 +236,11 @@ impl Policy {
                 && grant.actions.contains(&Action::GetToken)
                 && grant.resources.contains(&name)
         });
-        if granted { Ok(()) } else { Err(Denied::Resource) }
+        if granted {
+            Ok(())
+        } else {
+            Err(Denied::Resource)
+        }
     }
 
     /// Whether a caller may do something with any organization at all: asked where there is none yet.
@@ -215,13 +248,18 @@ impl Policy {
     /// # Errors
     /// [`Denied::Action`].
     pub fn check_any(&self, caller: &SpiffeId, action: Action) -> Result<(), Denied> {
-        let granted = self.grants(caller).any(|grant| grant.actions.contains(&action));
+        let granted = self
+            .grants(caller)
+            .any(|grant| grant.actions.contains(&action));
         if granted { Ok(()) } else { Err(Denied::Action) }
     }
 
     fn grants(&self, caller: &SpiffeId) -> impl Iterator<Item = &Grant> {
         let text = caller.to_string();
-        let below = self.below.iter().filter(move |(path, _)| text.starts_with(path.as_str()));
+        let below = self
+            .below
+            .iter()
+            .filter(move |(path, _)| text.starts_with(path.as_str()));
         let exact = self.exact.get(caller).into_iter().flatten();
         exact.chain(below.map(|(_, grant)| grant)).map(Arc::as_ref)
     }
@@ -231,7 +269,9 @@ impl Grant {
     fn covers(&self, organization: &OrganizationId) -> bool {
         self.organizations.iter().any(|pattern| match pattern {
             OrganizationPattern::Exact(id) => id == organization.as_str(),
-            OrganizationPattern::Prefix(prefix) => organization.as_str().starts_with(prefix.as_str()),
+            OrganizationPattern::Prefix(prefix) => {
+                organization.as_str().starts_with(prefix.as_str())
+            }
         })
     }
 }
@@ -239,7 +279,9 @@ impl Grant {
 impl OrganizationPattern {
     fn parse(text: &str) -> Option<Self> {
         match text.strip_suffix('*') {
-            None => Some(Self::Exact(OrganizationId::parse(text).ok()?.as_str().to_owned())),
+            None => Some(Self::Exact(
+                OrganizationId::parse(text).ok()?.as_str().to_owned(),
+            )),
             // What is before the `*` must be able to begin an id.
             Some(prefix) => {
                 OrganizationId::parse(&format!("{prefix}x")).ok()?;

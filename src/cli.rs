@@ -174,7 +174,9 @@ mod tests {
     /// Runs a command line without input: exit code, output, error output.
     fn run_line(line: &str) -> (ExitCode, String, String) {
         let cli = Cli::try_parse_from(line.split(' ')).expect("a valid command line");
-        let Command::Remote(command) = cli.command else { panic!("a remote command") };
+        let Command::Remote(command) = cli.command else {
+            panic!("a remote command")
+        };
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let mut console = Console {
             input: &mut std::io::empty(),

@@ -64,7 +64,10 @@ pub fn unix_seconds(time: SystemTime) -> u64 {
         .as_secs()
 }
 
-#[expect(clippy::disallowed_methods, reason = "the only place that reads the wall clock")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the only place that reads the wall clock"
+)]
 fn system_now() -> SystemTime {
     SystemTime::now()
 }

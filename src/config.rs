@@ -215,7 +215,9 @@ pub fn read(file: &Path) -> Result<String, Error> {
     };
     let open = fs::File::open(file).map_err(unreadable)?;
     let mut text = String::new();
-    open.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
+    open.take(FILE_BYTES_MAX + 1)
+        .read_to_string(&mut text)
+        .map_err(unreadable)?;
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(unreadable(io::Error::other("is longer than 4 MiB")));
     }

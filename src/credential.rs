@@ -79,9 +79,10 @@ impl Credential {
     pub fn info(&self, version: u64) -> CredentialInfo {
         let (expires, thumbprints) = match self {
             Self::ClientSecret { expires, .. } => (*expires, None),
-            Self::Certificate(certificate) => {
-                (Some(certificate.expires), Some(Thumbprints::of(&certificate.der)))
-            }
+            Self::Certificate(certificate) => (
+                Some(certificate.expires),
+                Some(Thumbprints::of(&certificate.der)),
+            ),
         };
         CredentialInfo {
             kind: self.kind(),
@@ -101,8 +102,12 @@ impl Thumbprints {
             sha256: [0; 32],
             sha1: [0; 20],
         };
-        thumbprints.sha256.copy_from_slice(digest(&SHA256, der).as_ref());
-        thumbprints.sha1.copy_from_slice(digest(&SHA1_FOR_LEGACY_USE_ONLY, der).as_ref());
+        thumbprints
+            .sha256
+            .copy_from_slice(digest(&SHA256, der).as_ref());
+        thumbprints
+            .sha1
+            .copy_from_slice(digest(&SHA1_FOR_LEGACY_USE_ONLY, der).as_ref());
         thumbprints
     }
 }

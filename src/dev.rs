@@ -5,8 +5,7 @@
 //! be repeated by hand.
 
 use std::{
-    env, fs,
-    io,
+    env, fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -43,7 +42,9 @@ const FABRIKAM_CLIENT: Uuid = uuid!("fab41ca0-0000-4000-8000-00000000000a");
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An address that others could reach.
-    #[error("{0} is no loopback address; `dev` has throw-away keys and serves this machine only, use `serve` for others")]
+    #[error(
+        "{0} is no loopback address; `dev` has throw-away keys and serves this machine only, use `serve` for others"
+    )]
     NotLoopback(SocketAddr),
     /// A file of its folder.
     #[error("{}: {source}", path.display())]
@@ -95,17 +96,25 @@ pub fn command(listen: SocketAddr, data_dir: Option<&Path>, console: &mut Consol
     }
 }
 
-fn run(listen: SocketAddr, data_dir: Option<&Path>, console: &mut Console<'_>) -> Result<(), Error> {
+fn run(
+    listen: SocketAddr,
+    data_dir: Option<&Path>,
+    console: &mut Console<'_>,
+) -> Result<(), Error> {
     if !listen.ip().is_loopback() {
         return Err(Error::NotLoopback(listen));
     }
-    let temporary = tempfile::Builder::new().prefix("kodo-broker-dev-").tempdir()?;
+    let temporary = tempfile::Builder::new()
+        .prefix("kodo-broker-dev-")
+        .tempdir()?;
     let folder = Folder(data_dir.unwrap_or(temporary.path()).to_owned());
     fs::create_dir_all(&folder.0).map_err(|source| Error::File {
         path: folder.0.clone(),
         source,
     })?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     let running = runtime.block_on(start(listen, folder))?;
     demonstrate(&running, console)?;
     say_how_to_go_on(&running, console)?;
@@ -123,7 +132,8 @@ async fn start(listen: SocketAddr, folder: Folder) -> Result<Running, Error> {
     let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
     let simulator = Simulator::start(any_port, &identity).await?;
     populate(&simulator, &folder)?;
-    let file = folder.write_configuration(listen, &simulator.authority_url(), &simulator.graph_url())?;
+    let file =
+        folder.write_configuration(listen, &simulator.authority_url(), &simulator.graph_url())?;
     let config = Config::load(&file).map_err(app::Error::from)?;
     telemetry::init(&config.log).map_err(app::Error::from)?;
     let broker = Broker::start(&config, Clock::system()).await?;
@@ -186,7 +196,11 @@ fn say_how_to_go_on(running: &Running, console: &mut Console<'_>) -> Result<(), 
     let worker = format!("{program} --connection {}", folder.shown("worker.toml"));
     let secret = folder.shown("fabrikam.secret");
     let address = running.broker.address;
-    let (ca, crt, key) = (folder.shown("ca.pem"), folder.shown("worker.crt"), folder.shown("worker.key"));
+    let (ca, crt, key) = (
+        folder.shown("ca.pem"),
+        folder.shown("worker.crt"),
+        folder.shown("worker.key"),
+    );
     write!(
         console.out,
         "The broker serves https://{address} and stays up until Ctrl-C. Go on in another terminal:
@@ -211,5 +225,7 @@ grpcurl -cacert {ca} -cert {crt} -key {key} -d '{{\"organization_id\": \"contoso
 
 /// The program as it was called.
 fn program() -> String {
-    env::args().next().unwrap_or_else(|| "kodo-broker".to_owned())
+    env::args()
+        .next()
+        .unwrap_or_else(|| "kodo-broker".to_owned())
 }

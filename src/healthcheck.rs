@@ -17,7 +17,9 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// Exits 0 if `service` is served at `endpoint`, 1 with the reason if not.
 #[must_use]
 pub fn command(endpoint: &str, service: &str) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let checked = match runtime {
         Ok(runtime) => runtime.block_on(check(endpoint, service)),
         Err(error) => Err(error.to_string()),
@@ -35,11 +37,17 @@ pub fn command(endpoint: &str, service: &str) -> ExitCode {
 async fn check(endpoint: &str, service: &str) -> Result<(), String> {
     let endpoint = Endpoint::from_shared(endpoint.to_owned()).map_err(|error| error.to_string())?;
     let endpoint = endpoint.connect_timeout(TIMEOUT).timeout(TIMEOUT);
-    let channel = endpoint.connect().await.map_err(|error| error.to_string())?;
+    let channel = endpoint
+        .connect()
+        .await
+        .map_err(|error| error.to_string())?;
     let request = HealthCheckRequest {
         service: service.to_owned(),
     };
-    let answer = HealthClient::new(channel).check(request).await.map_err(|error| error.to_string())?;
+    let answer = HealthClient::new(channel)
+        .check(request)
+        .await
+        .map_err(|error| error.to_string())?;
     match answer.into_inner().status() {
         ServingStatus::Serving => Ok(()),
         other => Err(format!("{service} is {}", other.as_str_name())),

@@ -45,7 +45,9 @@ pub enum Error {
         reason: String,
     },
     /// The key was wrapped under a KEK that this provider does not have.
-    #[error("the store is sealed under the KEK {0:?}, which is not the configured one; configure that KEK")]
+    #[error(
+        "the store is sealed under the KEK {0:?}, which is not the configured one; configure that KEK"
+    )]
     UnknownKek(KekId),
     /// Right KEK by its id, and yet the wrapped key does not open: it was changed or moved.
     #[error("a wrapped key does not open: it was changed, or moved from another record")]
@@ -67,7 +69,8 @@ impl KekId {
     /// Parses an id, `None` outside its limits.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let fits = (1..=KEK_ID_BYTES_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+        let fits = (1..=KEK_ID_BYTES_MAX).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_graphic());
         fits.then(|| Self(text.into()))
     }
 

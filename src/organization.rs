@@ -109,7 +109,9 @@ impl OrganizationId {
     /// [`Malformed`] for anything but 1 to 63 of `a-z0-9-` without `-` at an end.
     pub fn parse(text: &str) -> Result<Self, Malformed> {
         let fits = (1..=63).contains(&text.len())
-            && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+            && text
+                .bytes()
+                .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
             && !text.starts_with('-')
             && !text.ends_with('-');
         fits.then(|| Self(text.into())).ok_or(Malformed(
@@ -276,7 +278,9 @@ fn is_dns_name(text: &str) -> bool {
     text.len() <= 253
         && text.split('.').all(|label| {
             (1..=63).contains(&label.len())
-                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-')
                 && !label.starts_with('-')
                 && !label.ends_with('-')
         })
@@ -291,9 +295,25 @@ mod tests {
     #[test]
     fn tenants_are_guids_or_domains_and_never_shared_endpoints() {
         for bad in [
-            "common", "organizations", "consumers", "", "..", "a..b", "../x", "x@evil.com", "evil.com#",
-            "evil.com/x", "evil.com?x", "evil.com:1", "-a.com", "a-.com", "{8d7f1c1e-0c5e-4a5c-9d6a-3f1f6f0f9b1a}",
-            "00000000-0000-0000-0000-000000000000", "exämple.com", "a b.com", "evil.com%2f",
+            "common",
+            "organizations",
+            "consumers",
+            "",
+            "..",
+            "a..b",
+            "../x",
+            "x@evil.com",
+            "evil.com#",
+            "evil.com/x",
+            "evil.com?x",
+            "evil.com:1",
+            "-a.com",
+            "a-.com",
+            "{8d7f1c1e-0c5e-4a5c-9d6a-3f1f6f0f9b1a}",
+            "00000000-0000-0000-0000-000000000000",
+            "exämple.com",
+            "a b.com",
+            "evil.com%2f",
         ] {
             assert!(TenantName::parse(bad).is_err(), "{bad}");
         }
@@ -306,13 +326,22 @@ mod tests {
     #[test]
     fn a_sharepoint_host_is_one_label_below_the_suffix_of_its_cloud() {
         for bad in [
-            "sharepoint.com", ".sharepoint.com", "a.b.sharepoint.com", "contoso.sharepoint.com.evil.com",
-            "contoso.sharepoint.us", "evil.com/.sharepoint.com", "contoso.sharepoint.com:443", "",
+            "sharepoint.com",
+            ".sharepoint.com",
+            "a.b.sharepoint.com",
+            "contoso.sharepoint.com.evil.com",
+            "contoso.sharepoint.us",
+            "evil.com/.sharepoint.com",
+            "contoso.sharepoint.com:443",
+            "",
         ] {
             assert!(SharePointHost::parse(bad, Cloud::Global).is_err(), "{bad}");
         }
         let host = SharePointHost::parse("Contoso-MY.sharepoint.com", Cloud::Global);
-        assert_eq!(host.map(|h| h.to_string()).as_deref(), Ok("contoso-my.sharepoint.com"));
+        assert_eq!(
+            host.map(|h| h.to_string()).as_deref(),
+            Ok("contoso-my.sharepoint.com")
+        );
     }
 
     proptest! {

@@ -128,13 +128,19 @@ impl Registrar {
             && let Some(organization) = self.vault.replay(&registration.id, &mark).await?
         {
             let warnings = warnings(&organization, &registration.credential, self.now());
-            return Ok(Changed { organization, warnings });
+            return Ok(Changed {
+                organization,
+                warnings,
+            });
         }
         // Asked before Entra is: an id that is taken needs no proof.
         if self.vault.organization(&registration.id).await?.is_some() {
             return Err(vault::Error::AlreadyExists.into());
         }
-        let tenant_id = self.entra.tenant_id(registration.cloud, &registration.tenant).await?;
+        let tenant_id = self
+            .entra
+            .tenant_id(registration.cloud, &registration.tenant)
+            .await?;
         let new = NewOrganization {
             id: registration.id,
             display_name: registration.display_name,
@@ -148,7 +154,10 @@ impl Registrar {
         let mut organization = new.registered(&credential, self.now());
         let proof = self.prove(&organization, &credential).await?;
         if organization.sharepoint_root_host.is_none() {
-            let host = self.entra.sharepoint_root_host(organization.cloud, &proof.access_token).await;
+            let host = self
+                .entra
+                .sharepoint_root_host(organization.cloud, &proof.access_token)
+                .await;
             organization.sharepoint_root_host = host.ok();
         }
         let warnings = warnings(&organization, &credential, self.now());
@@ -156,7 +165,10 @@ impl Registrar {
             organization = self.vault.register(organization, credential, mark).await?;
             self.keep(&organization.id, proof);
         }
-        Ok(Changed { organization, warnings })
+        Ok(Changed {
+            organization,
+            warnings,
+        })
     }
 
     /// Replaces the credential of an organization.
@@ -175,19 +187,32 @@ impl Registrar {
             && let Some(organization) = self.vault.replay(id, &mark).await?
         {
             let warnings = warnings(&organization, &credential, self.now());
-            return Ok(Changed { organization, warnings });
+            return Ok(Changed {
+                organization,
+                warnings,
+            });
         }
         let mut organization = self.current(id, revision).await?;
-        let version = organization.credential.as_ref().map_or(0, |info| info.version) + 1;
+        let version = organization
+            .credential
+            .as_ref()
+            .map_or(0, |info| info.version)
+            + 1;
         organization.credential = Some(credential.info(version));
         let proof = self.prove(&organization, &credential).await?;
         let warnings = warnings(&organization, &credential, self.now());
         if mode == Mode::Store {
-            organization = self.vault.rotate(id, revision, credential, mark, self.now()).await?;
+            organization = self
+                .vault
+                .rotate(id, revision, credential, mark, self.now())
+                .await?;
             self.tokens.supersede(id);
             self.keep(id, proof);
         }
-        Ok(Changed { organization, warnings })
+        Ok(Changed {
+            organization,
+            warnings,
+        })
     }
 
     /// Revokes an organization. Once this returns, the cache has none of its tokens, and no flight
@@ -212,7 +237,11 @@ impl Registrar {
 
     /// The organization, if a change of this revision of it would be allowed.
     async fn current(&self, id: &OrganizationId, revision: u64) -> Result<Organization, Error> {
-        let organization = self.vault.organization(id).await?.ok_or(vault::Error::NotFound)?;
+        let organization = self
+            .vault
+            .organization(id)
+            .await?
+            .ok_or(vault::Error::NotFound)?;
         if let State::Revoked(at) = organization.state {
             return Err(vault::Error::Revoked(at).into());
         }
@@ -224,10 +253,17 @@ impl Registrar {
     }
 
     /// Gets a Graph token: every tenant has Graph, and every application may ask for it.
-    async fn prove(&self, organization: &Organization, credential: &Credential) -> Result<Token, Error> {
+    async fn prove(
+        &self,
+        organization: &Organization,
+        credential: &Credential,
+    ) -> Result<Token, Error> {
         let audience = Audience::graph(organization.cloud);
         let principal = organization.principal();
-        let grant = self.entra.request_token(principal, credential, &audience).await?;
+        let grant = self
+            .entra
+            .request_token(principal, credential, &audience)
+            .await?;
         Ok(Token::new(grant, audience, organization))
     }
 

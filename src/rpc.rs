@@ -71,7 +71,9 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let router = router(services, limits);
-    router.serve_with_incoming_shutdown(connections, stop.cancelled_owned()).await
+    router
+        .serve_with_incoming_shutdown(connections, stop.cancelled_owned())
+        .await
 }
 
 fn router(services: Services, limits: &LimitsConfig) -> Router {
@@ -83,8 +85,8 @@ fn router(services: Services, limits: &LimitsConfig) -> Router {
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .http2_max_header_list_size(HEADERS_BYTES_MAX)
         .http2_max_local_error_reset_streams(Some(LOCAL_RESETS_MAX));
-    let tokens = TokenServiceServer::new(services.tokens)
-        .max_decoding_message_size(TOKEN_REQUEST_BYTES_MAX);
+    let tokens =
+        TokenServiceServer::new(services.tokens).max_decoding_message_size(TOKEN_REQUEST_BYTES_MAX);
     let organizations = OrganizationServiceServer::new(services.organizations)
         .max_decoding_message_size(ADMIN_REQUEST_BYTES_MAX);
     let router = server.add_service(tokens).add_service(organizations);
@@ -114,10 +116,16 @@ impl Health {
     pub async fn serve(
         listener: TcpListener,
         stop: CancellationToken,
-    ) -> io::Result<(Self, impl Future<Output = Result<(), tonic::transport::Error>>)> {
+    ) -> io::Result<(
+        Self,
+        impl Future<Output = Result<(), tonic::transport::Error>>,
+    )> {
         let (reporter, service) = tonic_health::server::health_reporter();
         let health = Self(reporter);
-        health.0.set_service_status(LIVENESS, ServingStatus::Serving).await;
+        health
+            .0
+            .set_service_status(LIVENESS, ServingStatus::Serving)
+            .await;
         health.set_ready(false).await;
         let serving = Server::builder()
             .max_concurrent_streams(16)
@@ -130,7 +138,11 @@ impl Health {
 
     /// Says whether calls are served.
     pub async fn set_ready(&self, ready: bool) {
-        let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+        let status = if ready {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        };
         self.0.set_service_status(READINESS, status).await;
         self.0.set_service_status("", status).await;
     }
@@ -147,7 +159,11 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Who calls.
 fn caller<T>(request: &Request<T>) -> Result<SpiffeId, Status> {
-    match request.extensions().get::<Peer>().map(|Peer(identity)| Arc::as_ref(identity)) {
+    match request
+        .extensions()
+        .get::<Peer>()
+        .map(|Peer(identity)| Arc::as_ref(identity))
+    {
         Some(Ok(id)) => Ok(id.clone()),
         Some(Err(error)) => Err((*error).into()),
         None => Err(peer::Unidentified::Unreadable.into()),
@@ -156,5 +172,7 @@ fn caller<T>(request: &Request<T>) -> Result<SpiffeId, Status> {
 
 /// Bounds the time of a call.
 async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, Status> {
-    timeout(limit, work).await.map_err(|_| status::deadline_exceeded())
+    timeout(limit, work)
+        .await
+        .map_err(|_| status::deadline_exceeded())
 }

@@ -54,15 +54,22 @@ pub fn seal(key: &SymmetricKey, aad: &[u8], plaintext: &[u8]) -> Result<Vec<u8>,
 ///
 /// # Errors
 /// [`DoesNotOpen`] if a single bit of text, key or associated data differs.
-pub fn open(key: &SymmetricKey, aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, DoesNotOpen> {
+pub fn open(
+    key: &SymmetricKey,
+    aad: &[u8],
+    sealed: &[u8],
+) -> Result<Zeroizing<Vec<u8>>, DoesNotOpen> {
     let (random, rest) = sealed.split_at_checked(RANDOM).ok_or(DoesNotOpen)?;
     let (committed, rest) = rest.split_at_checked(COMMITMENT).ok_or(DoesNotOpen)?;
     let (nonce, text) = rest.split_at_checked(NONCE_LEN).ok_or(DoesNotOpen)?;
     let (cipher, commitment) = derive(key, random, aad).ok_or(DoesNotOpen)?;
-    constant_time::verify_slices_are_equal(committed, commitment.as_slice()).map_err(|_| DoesNotOpen)?;
+    constant_time::verify_slices_are_equal(committed, commitment.as_slice())
+        .map_err(|_| DoesNotOpen)?;
     let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| DoesNotOpen)?;
     let mut text = Zeroizing::new(text.to_vec());
-    let opened = cipher.open_in_place(nonce, Aad::from(aad), &mut text).map_err(|_| DoesNotOpen)?;
+    let opened = cipher
+        .open_in_place(nonce, Aad::from(aad), &mut text)
+        .map_err(|_| DoesNotOpen)?;
     let length = opened.len();
     text.truncate(length);
     Ok(text)
@@ -130,7 +137,10 @@ mod tests {
     fn opens_only_with_the_same_key_and_associated_data() {
         let sealed = seal(&key(1), b"place", b"text").expect("seals");
         assert_eq!(sealed.len(), 4 + OVERHEAD);
-        assert_eq!(open(&key(1), b"place", &sealed).expect("opens").as_slice(), b"text");
+        assert_eq!(
+            open(&key(1), b"place", &sealed).expect("opens").as_slice(),
+            b"text"
+        );
         assert_eq!(open(&key(2), b"place", &sealed), Err(DoesNotOpen));
         assert_eq!(open(&key(1), b"other", &sealed), Err(DoesNotOpen));
     }
@@ -141,7 +151,11 @@ mod tests {
         for position in 0..sealed.len() * 8 {
             let mut changed = sealed.clone();
             changed[position / 8] ^= 1 << (position % 8);
-            assert_eq!(open(&key(1), b"place", &changed), Err(DoesNotOpen), "bit {position}");
+            assert_eq!(
+                open(&key(1), b"place", &changed),
+                Err(DoesNotOpen),
+                "bit {position}"
+            );
         }
         for length in 0..sealed.len() {
             assert_eq!(open(&key(1), b"place", &sealed[..length]), Err(DoesNotOpen));

@@ -16,8 +16,12 @@ pub struct Error(String);
 /// # Errors
 /// [`Error`] if the filter cannot be parsed.
 pub fn init(config: &LogConfig) -> Result<(), Error> {
-    let filter = EnvFilter::builder().parse(&config.filter).map_err(|error| Error(error.to_string()))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let filter = EnvFilter::builder()
+        .parse(&config.filter)
+        .map_err(|error| Error(error.to_string()))?;
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
     // An error means that there is a subscriber already, which is then the one to use.
     let _ = match config.format {
         LogFormat::Json => lines.json().flatten_event(true).try_init(),

@@ -52,7 +52,10 @@ pub enum Error {
 ///
 /// # Errors
 /// [`Error`] names the file that cannot be used.
-pub fn server_config(tls: &TlsConfig, identity: &IdentityConfig) -> Result<Arc<ServerConfig>, Error> {
+pub fn server_config(
+    tls: &TlsConfig,
+    identity: &IdentityConfig,
+) -> Result<Arc<ServerConfig>, Error> {
     let unusable = |reason: String| Error::Unusable {
         certificate: tls.certificate_file.clone(),
         key: tls.key_file.clone(),
@@ -74,7 +77,10 @@ pub fn server_config(tls: &TlsConfig, identity: &IdentityConfig) -> Result<Arc<S
         .map_err(|error| unusable(error.to_string()))?;
     let mut config = builder
         .with_client_cert_verifier(verifier)
-        .with_single_cert(certificates(&tls.certificate_file)?, private_key(&tls.key_file)?)
+        .with_single_cert(
+            certificates(&tls.certificate_file)?,
+            private_key(&tls.key_file)?,
+        )
         .map_err(|error| unusable(error.to_string()))?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -85,10 +91,13 @@ pub fn server_config(tls: &TlsConfig, identity: &IdentityConfig) -> Result<Arc<S
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     let pem = read(file)?;
     let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    parsed.ok().filter(|found| !found.is_empty()).ok_or_else(|| Error::Malformed {
-        file: file.to_owned(),
-        expected: "certificate",
-    })
+    parsed
+        .ok()
+        .filter(|found| !found.is_empty())
+        .ok_or_else(|| Error::Malformed {
+            file: file.to_owned(),
+            expected: "certificate",
+        })
 }
 
 fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, Error> {

@@ -103,7 +103,10 @@ impl Token {
             access_token: grant.access_token,
             audience,
             client_id: organization.client_id,
-            credential_version: organization.credential.as_ref().map_or(0, |info| info.version),
+            credential_version: organization
+                .credential
+                .as_ref()
+                .map_or(0, |info| info.version),
             fingerprint,
             issued_at: now,
             refresh_at: now + grant.refresh_in.unwrap_or(life / 2),
@@ -140,7 +143,9 @@ impl Error {
         match self {
             Self::Entra(error) => !matches!(error, entra::Error::Rejected(_)),
             Self::Vault(_) | Self::Full | Self::Interrupted | Self::HostUnknown => true,
-            Self::NotFound | Self::Revoked(_) | Self::CertificateRequired | Self::HostNotListed => false,
+            Self::NotFound | Self::Revoked(_) | Self::CertificateRequired | Self::HostNotListed => {
+                false
+            }
         }
     }
 }

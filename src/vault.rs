@@ -128,7 +128,10 @@ impl Vault {
     /// # Errors
     /// Those of the store and of damaged records; `None` if there is no such organization.
     pub async fn organization(&self, id: &OrganizationId) -> Result<Option<Organization>, Error> {
-        Ok(self.application(id).await?.map(|application| application.organization))
+        Ok(self
+            .application(id)
+            .await?
+            .map(|application| application.organization))
     }
 
     /// An organization with its credential.
@@ -199,7 +202,10 @@ impl Vault {
             }
             let place = self.place(*index);
             let aad = place.key_aad(wrapped.generation, &wrapped.kek_id);
-            let key = self.keys.unwrap_dek(&wrapped.kek_id, &wrapped.wrapped, &aad).await?;
+            let key = self
+                .keys
+                .unwrap_dek(&wrapped.kek_id, &wrapped.wrapped, &aad)
+                .await?;
             let opened = sealed::open(&key, &place.aad(&header), sealed)
                 .map_err(|_| Error::Corrupt("a record that does not open under its key"))?;
             let record = Record::decode(&opened, header.version)?;
@@ -212,7 +218,9 @@ impl Vault {
                 generation: header.generation,
             }));
         }
-        Err(Error::Corrupt("a record whose key is of another generation"))
+        Err(Error::Corrupt(
+            "a record whose key is of another generation",
+        ))
     }
 
     fn place(&self, index: Index) -> Place {

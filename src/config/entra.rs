@@ -105,11 +105,15 @@ impl EntraConfig {
                     cloud: cloud.name(),
                     reason,
                 };
-                let authority = Authority::replaced_by(config.authority_url.clone(), config.graph_url.clone());
-                let authority = authority
-                    .ok_or(refused("both URLs must begin with https:// and have no user, query or fragment"))?;
+                let authority =
+                    Authority::replaced_by(config.authority_url.clone(), config.graph_url.clone());
+                let authority = authority.ok_or(refused(
+                    "both URLs must begin with https:// and have no user, query or fragment",
+                ))?;
                 if section == "loopback_authority" && !authority.is_loopback() {
-                    return Err(refused("both hosts must be loopback addresses like 127.0.0.1"));
+                    return Err(refused(
+                        "both hosts must be loopback addresses like 127.0.0.1",
+                    ));
                 }
                 authorities.replace(cloud, authority);
             }

@@ -12,15 +12,29 @@ fn example(edit: impl FnOnce(&str) -> String) -> Result<Config, String> {
 #[test]
 fn the_example_is_a_valid_configuration_with_the_default_limits() {
     let config = example(str::to_owned).expect("parses");
-    assert_eq!(format!("{:?}", config.server.limits), format!("{:?}", LimitsConfig::default()));
-    assert_eq!(format!("{:?}", config.tokens), format!("{:?}", TokensConfig::default()));
-    assert_eq!(format!("{:?}", config.entra), format!("{:?}", EntraConfig::default()));
-    assert_eq!(format!("{:?}", config.log), format!("{:?}", LogConfig::default()));
+    assert_eq!(
+        format!("{:?}", config.server.limits),
+        format!("{:?}", LimitsConfig::default())
+    );
+    assert_eq!(
+        format!("{:?}", config.tokens),
+        format!("{:?}", TokensConfig::default())
+    );
+    assert_eq!(
+        format!("{:?}", config.entra),
+        format!("{:?}", EntraConfig::default())
+    );
+    assert_eq!(
+        format!("{:?}", config.log),
+        format!("{:?}", LogConfig::default())
+    );
 }
 
 #[test]
 fn the_options_that_the_example_only_mentions_exist() {
-    let options = |line: &str| line.starts_with("# ") && (line.contains(" = \"") || line.starts_with("# [entra"));
+    let options = |line: &str| {
+        line.starts_with("# ") && (line.contains(" = \"") || line.starts_with("# [entra"))
+    };
     let uncommented: String = EXAMPLE
         .lines()
         .map(|line| if options(line) { &line[2..] } else { line })
@@ -28,7 +42,10 @@ fn the_options_that_the_example_only_mentions_exist() {
         .collect();
     let config = Config::parse(&uncommented).expect("parses");
     assert!(config.entra.extra_ca_file.is_some() && config.entra.proxy_url.is_some());
-    config.entra.authorities().expect("the mentioned authorities are acceptable");
+    config
+        .entra
+        .authorities()
+        .expect("the mentioned authorities are acceptable");
 }
 
 #[test]
@@ -43,7 +60,9 @@ fn every_option_is_in_the_example() {
         .lines()
         .filter_map(|line| line.trim().strip_suffix(',')?.split_once(": "))
         .map(|(name, _)| name.trim_start_matches("pub "))
-        .filter(|name| name.ends_with("_seconds") || name.ends_with("_max") || name.ends_with("_file"))
+        .filter(|name| {
+            name.ends_with("_seconds") || name.ends_with("_max") || name.ends_with("_file")
+        })
         .collect();
     assert!(named.len() > 12, "{named:?}");
     for name in named {
@@ -53,18 +72,31 @@ fn every_option_is_in_the_example() {
 
 #[test]
 fn an_unknown_key_is_refused_with_its_line() {
-    for (section, line) in [("[server]", "lisen = 1"), ("[store]", "dir = \"x\""), ("[tokens]", "margin = 1")] {
-        let error = example(|text| text.replace(section, &format!("{section}\n{line}"))).expect_err("refused");
-        assert!(error.contains("unknown field") && error.contains("line"), "{error}");
+    for (section, line) in [
+        ("[server]", "lisen = 1"),
+        ("[store]", "dir = \"x\""),
+        ("[tokens]", "margin = 1"),
+    ] {
+        let error = example(|text| text.replace(section, &format!("{section}\n{line}")))
+            .expect_err("refused");
+        assert!(
+            error.contains("unknown field") && error.contains("line"),
+            "{error}"
+        );
     }
 }
 
 #[test]
 fn an_authority_off_loopback_needs_the_key_that_says_unsafe() {
     let with = |section: &str, url: &str| {
-        let entry = format!("[entra.{section}.global]\nauthority_url = \"{url}\"\ngraph_url = \"{url}\"\n");
+        let entry =
+            format!("[entra.{section}.global]\nauthority_url = \"{url}\"\ngraph_url = \"{url}\"\n");
         let config = example(|text| format!("{text}\n{entry}")).expect("parses");
-        config.entra.authorities().map(|_| ()).map_err(|error| error.to_string())
+        config
+            .entra
+            .authorities()
+            .map(|_| ())
+            .map_err(|error| error.to_string())
     };
     assert!(with("loopback_authority", "https://127.0.0.1:1").is_ok());
     let refused = with("loopback_authority", "https://login.example").expect_err("refused");
@@ -75,6 +107,7 @@ fn an_authority_off_loopback_needs_the_key_that_says_unsafe() {
 
 #[test]
 fn a_limit_of_zero_is_refused() {
-    let error = example(|text| text.replace("drain_seconds = 20", "drain_seconds = 0")).expect_err("refused");
+    let error = example(|text| text.replace("drain_seconds = 20", "drain_seconds = 0"))
+        .expect_err("refused");
     assert!(error.contains("nonzero"), "{error}");
 }

@@ -55,7 +55,9 @@ pub fn client_secret(
         ));
     }
     if expires.is_some_and(|end| end <= now) {
-        return Err(Malformed("its expire_time has passed; create a new client secret"));
+        return Err(Malformed(
+            "its expire_time has passed; create a new client secret",
+        ));
     }
     Ok(Credential::ClientSecret {
         value: ClientSecret::new(value.as_str().to_owned()),
@@ -104,18 +106,23 @@ pub fn pkcs12(pfx: &[u8], password: &str, now: SystemTime) -> Result<Credential,
     if password.len() > PASSWORD_BYTES_MAX {
         return Err(Malformed("its password must be at most 1024 bytes"));
     }
-    let keystore = KeyStore::from_pkcs12(pfx, password, Pkcs12ImportPolicy::Relaxed).map_err(|_| {
-        Malformed("is not readable as PKCS#12 with this password; check the password and the file")
-    })?;
+    let keystore =
+        KeyStore::from_pkcs12(pfx, password, Pkcs12ImportPolicy::Relaxed).map_err(|_| {
+            Malformed(
+                "is not readable as PKCS#12 with this password; check the password and the file",
+            )
+        })?;
     let mut chains = keystore.entries().filter_map(|(_, entry)| match entry {
         KeyStoreEntry::PrivateKeyChain(chain) => Some(chain),
         _ => None,
     });
-    let chain = chains
-        .next()
-        .ok_or(Malformed("has no private key; export the certificate with its key"))?;
+    let chain = chains.next().ok_or(Malformed(
+        "has no private key; export the certificate with its key",
+    ))?;
     if chains.next().is_some() {
-        return Err(Malformed("has more than one private key; export the one certificate"));
+        return Err(Malformed(
+            "has more than one private key; export the one certificate",
+        ));
     }
     let pair = KeyPair::from_pkcs8(chain.key().as_der()).map_err(|_| NOT_RSA)?;
     let certificates = chain.certs().iter().map(|c| c.as_der().to_vec()).collect();
@@ -137,14 +144,17 @@ fn certificate(
         return Err(NOT_RSA);
     }
     if certificates.is_empty() {
-        return Err(Malformed("has no certificate; send certificate and key together"));
+        return Err(Malformed(
+            "has no certificate; send certificate and key together",
+        ));
     }
     for der in certificates {
         let Ok((rest, parsed)) = X509Certificate::from_der(&der) else {
             return Err(Malformed("has a certificate that cannot be read"));
         };
         // The DER form of the public key is the same in certificate and key pair (RFC 8017 A.1.1).
-        let same_key = parsed.public_key().subject_public_key.data.as_ref() == pair.public_key().as_ref();
+        let same_key =
+            parsed.public_key().subject_public_key.data.as_ref() == pair.public_key().as_ref();
         if !rest.is_empty() || !same_key || !is_rsa(&parsed) {
             continue;
         }
@@ -156,7 +166,9 @@ fn certificate(
             der,
         }));
     }
-    Err(Malformed("its private key does not belong to its certificate; send the pair that belongs together"))
+    Err(Malformed(
+        "its private key does not belong to its certificate; send the pair that belongs together",
+    ))
 }
 
 fn is_rsa(certificate: &X509Certificate<'_>) -> bool {
@@ -171,13 +183,19 @@ fn validity(certificate: &X509Certificate<'_>, now: SystemTime) -> Result<System
     };
     let period = certificate.validity();
     let (Some(begins), Some(ends)) = (time(period.not_before), time(period.not_after)) else {
-        return Err(Malformed("its certificate has an unreadable validity period"));
+        return Err(Malformed(
+            "its certificate has an unreadable validity period",
+        ));
     };
     if ends <= now {
-        return Err(Malformed("its certificate has expired; create a new one and upload it to the application"));
+        return Err(Malformed(
+            "its certificate has expired; create a new one and upload it to the application",
+        ));
     }
     if begins > now {
-        return Err(Malformed("its certificate is not valid yet; wait, or check the clock of the machine that made it"));
+        return Err(Malformed(
+            "its certificate is not valid yet; wait, or check the clock of the machine that made it",
+        ));
     }
     Ok(ends)
 }

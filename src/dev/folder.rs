@@ -15,7 +15,9 @@ use uuid::Uuid;
 use super::Error;
 use crate::{
     sealed,
-    simulator::pki::{ApplicationCertificate, CertificateAuthority, Identity, Leaf, application_certificate},
+    simulator::pki::{
+        ApplicationCertificate, CertificateAuthority, Identity, Leaf, application_certificate,
+    },
 };
 
 /// The trust domain of the throw-away identities.
@@ -34,7 +36,11 @@ impl Folder {
     pub(super) fn shown(&self, name: &str) -> String {
         let path = self.path(name).display().to_string();
         let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
-        if path.chars().all(plain) { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
+        if path.chars().all(plain) {
+            path
+        } else {
+            format!("'{}'", path.replace('\'', r"'\''"))
+        }
     }
 
     /// A CA, the broker's identity, and one each for a worker and an operator: new with each start.
@@ -51,8 +57,14 @@ impl Folder {
     }
 
     fn write_identity(&self, name: &str, identity: &Identity) -> Result<(), Error> {
-        write(&self.path(&format!("{name}.crt")), identity.certificate_pem.as_bytes())?;
-        write(&self.path(&format!("{name}.key")), identity.key_pem.as_bytes())
+        write(
+            &self.path(&format!("{name}.crt")),
+            identity.certificate_pem.as_bytes(),
+        )?;
+        write(
+            &self.path(&format!("{name}.key")),
+            identity.key_pem.as_bytes(),
+        )
     }
 
     /// The KEK: kept from the start before, or its store could not be opened.
@@ -71,7 +83,9 @@ impl Folder {
 
     /// The client secret of the application that is left to register.
     pub(super) fn make_secret(&self) -> Result<String, Error> {
-        self.make("fabrikam.secret", || Ok(format!("dev~{}", Uuid::new_v4().simple())))
+        self.make("fabrikam.secret", || {
+            Ok(format!("dev~{}", Uuid::new_v4().simple()))
+        })
     }
 
     /// Configuration, policy and connection files.
@@ -122,7 +136,11 @@ impl Folder {
     }
 
     /// The content of a file, made if it is not there yet.
-    fn make(&self, name: &str, content: impl FnOnce() -> Result<String, Error>) -> Result<String, Error> {
+    fn make(
+        &self,
+        name: &str,
+        content: impl FnOnce() -> Result<String, Error>,
+    ) -> Result<String, Error> {
         let path = self.path(name);
         match fs::read_to_string(&path) {
             Ok(text) => Ok(text),

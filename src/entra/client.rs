@@ -63,8 +63,13 @@ impl Client {
         let configuration: OpenidConfiguration =
             serde_json::from_slice(&answer.body).map_err(|_| invalid())?;
         // `…/{tenant id}/oauth2/v2.0/token`. Only the id is taken from it, never the host.
-        let segments = configuration.token_endpoint.path_segments().ok_or_else(invalid)?;
-        let ids: Vec<_> = segments.filter_map(|segment| TenantId::parse(segment).ok()).collect();
+        let segments = configuration
+            .token_endpoint
+            .path_segments()
+            .ok_or_else(invalid)?;
+        let ids: Vec<_> = segments
+            .filter_map(|segment| TenantId::parse(segment).ok())
+            .collect();
         match ids.as_slice() {
             [id] => Ok(*id),
             _ => Err(invalid()),
@@ -80,7 +85,10 @@ impl TokenEndpoint for Client {
         credential: &Credential,
         audience: &Audience,
     ) -> Result<Grant, Error> {
-        let url = self.authorities.of(principal.cloud).token_url(principal.tenant_id);
+        let url = self
+            .authorities
+            .of(principal.cloud)
+            .token_url(principal.tenant_id);
         let client_id = principal.client_id.to_string();
         let scope = audience.scope();
         let mut form = vec![

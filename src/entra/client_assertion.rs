@@ -75,7 +75,8 @@ mod tests {
         let identity = pki::application_certificate("contoso backup").expect("a certificate");
         let pem = [identity.certificate_pem.as_str(), &identity.key_pem].concat();
         let now = SystemTime::now();
-        let Ok(crate::credential::Credential::Certificate(certificate)) = intake::pem(&pem, now) else {
+        let Ok(crate::credential::Credential::Certificate(certificate)) = intake::pem(&pem, now)
+        else {
             panic!("a certificate credential");
         };
         let client_id = ClientId::parse("8d7f1c1e-0c5e-4a5c-9d6a-3f1f6f0f9b1a").expect("a GUID");
@@ -88,13 +89,21 @@ mod tests {
         let mut ids = HashSet::new();
         for _ in 0..20 {
             let token = sign(&certificate, client_id, &audience, NOW).expect("signs");
-            let data = jsonwebtoken::decode::<serde_json::Value>(&token, &key, &validation).expect("verifies");
+            let data = jsonwebtoken::decode::<serde_json::Value>(&token, &key, &validation)
+                .expect("verifies");
             let claims = data.claims;
             assert_eq!(claims["iss"], client_id.to_string());
             assert_eq!(claims["sub"], client_id.to_string());
-            assert_eq!((claims["nbf"].as_u64(), claims["exp"].as_u64()), (Some(NOW - 30), Some(NOW + 270)));
+            assert_eq!(
+                (claims["nbf"].as_u64(), claims["exp"].as_u64()),
+                (Some(NOW - 30), Some(NOW + 270))
+            );
             assert_eq!(data.header.typ.as_deref(), Some("JWT"));
-            assert_eq!(data.header.x5t_s256.as_ref().map(String::len), Some(43), "unpadded");
+            assert_eq!(
+                data.header.x5t_s256.as_ref().map(String::len),
+                Some(43),
+                "unpadded"
+            );
             assert!(ids.insert(claims["jti"].to_string()));
         }
     }

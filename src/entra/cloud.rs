@@ -127,11 +127,13 @@ impl Authority {
     /// Whether both hosts are loopback addresses (`localhost` is a name, and may be anything).
     #[must_use]
     pub fn is_loopback(&self) -> bool {
-        [&self.login, &self.graph].into_iter().all(|url| match url.host() {
-            Some(url::Host::Ipv4(address)) => address.is_loopback(),
-            Some(url::Host::Ipv6(address)) => address.is_loopback(),
-            Some(url::Host::Domain(_)) | None => false,
-        })
+        [&self.login, &self.graph]
+            .into_iter()
+            .all(|url| match url.host() {
+                Some(url::Host::Ipv4(address)) => address.is_loopback(),
+                Some(url::Host::Ipv6(address)) => address.is_loopback(),
+                Some(url::Host::Domain(_)) | None => false,
+            })
     }
 
     /// The v2.0 token endpoint of a tenant.
@@ -147,7 +149,10 @@ impl Authority {
             TenantName::Id(id) => id.to_string(),
             TenantName::Domain(domain) => domain.clone(),
         };
-        below(&self.login, &format!("{tenant}/v2.0/.well-known/openid-configuration"))
+        below(
+            &self.login,
+            &format!("{tenant}/v2.0/.well-known/openid-configuration"),
+        )
     }
 
     /// Graph's description of the root SharePoint site.
@@ -168,7 +173,10 @@ impl Authorities {
     /// The authority of a cloud.
     #[must_use]
     pub fn of(&self, cloud: Cloud) -> Authority {
-        self.replaced.get(&cloud).cloned().unwrap_or_else(|| Authority::microsoft(cloud))
+        self.replaced
+            .get(&cloud)
+            .cloned()
+            .unwrap_or_else(|| Authority::microsoft(cloud))
     }
 }
 
@@ -227,10 +235,22 @@ mod tests {
         };
         assert!(authority("https://127.0.0.1:1").is_some_and(|a| a.is_loopback()));
         assert!(authority("https://[::1]:1").is_some_and(|a| a.is_loopback()));
-        for other in ["https://localhost:1", "https://10.0.0.1", "https://127.0.0.1.evil.example"] {
-            assert!(authority(other).is_some_and(|a| !a.is_loopback()), "{other}");
+        for other in [
+            "https://localhost:1",
+            "https://10.0.0.1",
+            "https://127.0.0.1.evil.example",
+        ] {
+            assert!(
+                authority(other).is_some_and(|a| !a.is_loopback()),
+                "{other}"
+            );
         }
-        for bad in ["http://127.0.0.1", "https://user@127.0.0.1", "https://127.0.0.1?x", "https://127.0.0.1#x"] {
+        for bad in [
+            "http://127.0.0.1",
+            "https://user@127.0.0.1",
+            "https://127.0.0.1?x",
+            "https://127.0.0.1#x",
+        ] {
             assert!(authority(bad).is_none(), "{bad}");
         }
     }

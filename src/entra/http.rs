@@ -119,7 +119,10 @@ impl Http {
             let _permit = permit.map_err(|_| unreachable("the broker is stopping"))?;
             let request = request.header(header::ACCEPT, "application/json");
             // Of the error only its kind is kept: its text may hold the URL.
-            let response = request.send().await.map_err(|error| unreachable(&reason(&error)))?;
+            let response = request
+                .send()
+                .await
+                .map_err(|error| unreachable(&reason(&error)))?;
             read(response, host.clone()).await
         };
         let outcome = timeout(self.deadline, exchange).await;
@@ -155,8 +158,12 @@ async fn read(mut response: reqwest::Response, host: Arc<str>) -> Result<Answer,
 
 /// Seconds only: that is what Entra sends.
 fn retry_after(headers: &header::HeaderMap) -> Duration {
-    let value = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
-    let seconds = value.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
+    let value = headers
+        .get(header::RETRY_AFTER)
+        .and_then(|value| value.to_str().ok());
+    let seconds = value
+        .and_then(|text| text.trim().parse().ok())
+        .map(Duration::from_secs);
     seconds.unwrap_or(RETRY_DEFAULT).clamp(RETRY_MIN, RETRY_MAX)
 }
 
@@ -169,9 +176,17 @@ fn reason(error: &reqwest::Error) -> String {
     while let Some(source) = cause.source() {
         cause = source;
     }
-    let what = if error.is_connect() { "no connection" } else { "the connection broke" };
+    let what = if error.is_connect() {
+        "no connection"
+    } else {
+        "the connection broke"
+    };
     // The outermost text alone may hold a URL; it is left out where it is the only one.
-    if std::ptr::addr_eq(cause, error) { what.into() } else { format!("{what} ({cause})") }
+    if std::ptr::addr_eq(cause, error) {
+        what.into()
+    } else {
+        format!("{what} ({cause})")
+    }
 }
 
 #[cfg(test)]
@@ -182,7 +197,13 @@ mod tests {
     fn a_retry_after_is_clamped_and_has_a_default() {
         let of = |value: Option<&'static str>| {
             let value = value.map(header::HeaderValue::from_static);
-            retry_after(&value.into_iter().map(|v| (header::RETRY_AFTER, v)).collect()).as_secs()
+            retry_after(
+                &value
+                    .into_iter()
+                    .map(|v| (header::RETRY_AFTER, v))
+                    .collect(),
+            )
+            .as_secs()
         };
         assert_eq!(of(Some("17")), 17);
         assert_eq!(of(Some("0")), 1);

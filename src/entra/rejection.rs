@@ -164,7 +164,10 @@ mod tests {
     #[test]
     fn an_unknown_number_falls_to_the_class_of_its_error() {
         assert_eq!(kind("invalid_client", 1), RejectionKind::CredentialRejected);
-        assert_eq!(kind("invalid_target", None), RejectionKind::ResourceUnavailable);
+        assert_eq!(
+            kind("invalid_target", None),
+            RejectionKind::ResourceUnavailable
+        );
         assert_eq!(kind("temporarily_unavailable", 1), RejectionKind::Transient);
         assert_eq!(kind("what_is_this", 1), RejectionKind::Other);
     }
@@ -184,7 +187,10 @@ mod tests {
     fn every_row_says_what_happened_and_what_to_do() {
         for row in TABLE {
             for sentence in [row.explanation, row.remedy] {
-                assert!(sentence.len() > 20 && !sentence.ends_with('.'), "{sentence}");
+                assert!(
+                    sentence.len() > 20 && !sentence.ends_with('.'),
+                    "{sentence}"
+                );
             }
         }
     }

@@ -50,18 +50,27 @@ struct ErrorBody {
 /// # Errors
 /// What is wrong with it, without anything of its text.
 pub fn grant(body: &[u8]) -> Result<Grant, &'static str> {
-    let body: GrantBody = serde_json::from_slice(body).map_err(|_| "it is no JSON object as expected")?;
-    let token = body.access_token.map(AccessToken::new).ok_or("it has no access_token")?;
+    let body: GrantBody =
+        serde_json::from_slice(body).map_err(|_| "it is no JSON object as expected")?;
+    let token = body
+        .access_token
+        .map(AccessToken::new)
+        .ok_or("it has no access_token")?;
     // Exposed: its form is checked, so that it fits into a header.
     let text = token.expose().as_bytes();
     if text.is_empty() || text.len() > TOKEN_BYTES_MAX || !text.iter().all(u8::is_ascii_graphic) {
         return Err("its access_token cannot be one");
     }
-    if !body.token_type.is_some_and(|kind| kind.eq_ignore_ascii_case("bearer")) {
+    if !body
+        .token_type
+        .is_some_and(|kind| kind.eq_ignore_ascii_case("bearer"))
+    {
         return Err("its token_type is not Bearer");
     }
     let expires_in = body.expires_in.and_then(|seconds| seconds.duration());
-    let expires_in = expires_in.filter(|life| !life.is_zero()).ok_or("its expires_in is no number of seconds")?;
+    let expires_in = expires_in
+        .filter(|life| !life.is_zero())
+        .ok_or("its expires_in is no number of seconds")?;
     let expires_in = expires_in.min(LIFE_MAX);
     // An odd hint is no reason to refuse a good token.
     let refresh_in = body
@@ -118,14 +127,18 @@ fn first_code(codes: Option<serde_json::Value>) -> Option<u32> {
 /// The number in a text that begins with `AADSTS7000215: …`.
 fn code_in(description: &str) -> Option<u32> {
     let digits = description.strip_prefix("AADSTS")?;
-    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    let end = digits
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(digits.len());
     digits[..end].parse().ok()
 }
 
 /// What error names, GUIDs and times are made of.
 fn is_word(text: &str) -> bool {
     (1..=64).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-:. +".contains(&b))
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"_-:. +".contains(&b))
 }
 
 #[cfg(test)]

@@ -13,11 +13,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use zeroize::Zeroizing;
 
 use super::{Error, KekId, KeyProvider};
-use crate::{
-    credential::Hex,
-    sealed,
-    secret::SymmetricKey,
-};
+use crate::{credential::Hex, sealed, secret::SymmetricKey};
 
 /// Longest KEK file, in bytes: 44 characters of base64 and white space around them.
 const FILE_BYTES_MAX: u64 = 256;
@@ -43,7 +39,9 @@ impl FileKey {
             reason,
         };
         let text = read_private(file).map_err(|error| refused(error.to_string()))?;
-        let bytes = BASE64_STANDARD.decode(text.trim_ascii()).unwrap_or_default();
+        let bytes = BASE64_STANDARD
+            .decode(text.trim_ascii())
+            .unwrap_or_default();
         let key = SymmetricKey::new(bytes).ok_or_else(|| {
             refused("must hold 32 bytes in base64, as `openssl rand -base64 32` makes them".into())
         })?;
@@ -138,7 +136,12 @@ mod tests {
 
     #[test]
     fn a_malformed_key_is_refused_without_showing_it() {
-        for content in [b"".as_slice(), b"c2hvcnQ=", b"not base64 at all", &[b'A'; 300]] {
+        for content in [
+            b"".as_slice(),
+            b"c2hvcnQ=",
+            b"not base64 at all",
+            &[b'A'; 300],
+        ] {
             let (_directory, file) = write(0o600, content);
             let error = FileKey::load(&file).expect_err("refused").to_string();
             assert!(error.contains("openssl rand"), "{error}");
@@ -153,7 +156,10 @@ mod tests {
         let dek = SymmetricKey::new(vec![9; 32]).expect("32 bytes");
         let id = provider.current();
         let wrapped = provider.wrap_dek(&dek, b"place").await.expect("wraps");
-        let opened = provider.unwrap_dek(&id, &wrapped, b"place").await.expect("opens");
+        let opened = provider
+            .unwrap_dek(&id, &wrapped, b"place")
+            .await
+            .expect("opens");
         assert_eq!(opened.expose(), dek.expose());
         let moved = provider.unwrap_dek(&id, &wrapped, b"elsewhere").await;
         assert!(matches!(moved, Err(Error::DoesNotOpen)));

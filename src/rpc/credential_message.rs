@@ -21,7 +21,10 @@ impl Fields {
     ) -> Option<Credential> {
         match message.and_then(|credential| credential.kind) {
             None => {
-                self.refuse("credential", "is required: a client secret, or a certificate with its key");
+                self.refuse(
+                    "credential",
+                    "is required: a client secret, or a certificate with its key",
+                );
                 None
             }
             Some(Kind::ClientSecret(mut secret)) => {

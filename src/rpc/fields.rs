@@ -25,7 +25,9 @@ impl Fields {
 
     /// The value, or a note of why there is none.
     pub(super) fn take<T>(&mut self, field: &str, parsed: Result<T, Malformed>) -> Option<T> {
-        parsed.map_err(|Malformed(why)| self.refuse(field, why)).ok()
+        parsed
+            .map_err(|Malformed(why)| self.refuse(field, why))
+            .ok()
     }
 
     /// The answer to the caller: everything that was noted. Where nothing was, the values are there.
@@ -51,7 +53,9 @@ impl Fields {
 
     pub(super) fn request_id(&mut self, text: &str) -> Option<()> {
         let fits = (1..=64).contains(&text.len())
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
         if !fits {
             let why = "is required: 1 to 64 letters, digits, `-`, `_` and `.`, new for each new request; a random UUID does well";
             self.refuse("request_id", why);
@@ -61,14 +65,20 @@ impl Fields {
 
     pub(super) fn revision(&mut self, revision: u64) -> Option<u64> {
         if revision == 0 {
-            self.refuse("revision", "is required: the revision that GetOrganization answers");
+            self.refuse(
+                "revision",
+                "is required: the revision that GetOrganization answers",
+            );
         }
         (revision != 0).then_some(revision)
     }
 
     pub(super) fn display_name(&mut self, text: String) -> Option<String> {
         if text.chars().count() > 200 || text.chars().any(char::is_control) {
-            self.refuse("display_name", "must be at most 200 characters, none of them a control character");
+            self.refuse(
+                "display_name",
+                "must be at most 200 characters, none of them a control character",
+            );
             return None;
         }
         Some(text)
@@ -81,7 +91,10 @@ impl Fields {
             Ok(admin::Cloud::UsGovDod) => Some(Cloud::UsGovDod),
             Ok(admin::Cloud::China) => Some(Cloud::China),
             Ok(admin::Cloud::Unspecified) | Err(_) => {
-                self.refuse("cloud", "is required: one of the values of the enum Cloud but the first");
+                self.refuse(
+                    "cloud",
+                    "is required: one of the values of the enum Cloud but the first",
+                );
                 None
             }
         }
@@ -103,12 +116,18 @@ impl Fields {
                 return Some(Resource::SharePoint(Some(host.as_str().to_owned())));
             }
             Ok(v1::Resource::Unspecified) | Err(_) => {
-                self.refuse("resource", "is required: one of the values of the enum Resource but the first");
+                self.refuse(
+                    "resource",
+                    "is required: one of the values of the enum Resource but the first",
+                );
                 None
             }
         };
         if resource.is_some() && !host.is_empty() {
-            self.refuse("sharepoint_host", "belongs to RESOURCE_SHAREPOINT; leave it out for others");
+            self.refuse(
+                "sharepoint_host",
+                "belongs to RESOURCE_SHAREPOINT; leave it out for others",
+            );
         }
         resource
     }
@@ -120,8 +139,12 @@ impl Fields {
         default: Duration,
     ) -> Option<Duration> {
         const MAX: Duration = Duration::from_secs(24 * 3600);
-        let Some(given) = given else { return Some(default) };
-        let duration = Duration::try_from(given).ok().filter(|duration| *duration <= MAX);
+        let Some(given) = given else {
+            return Some(default);
+        };
+        let duration = Duration::try_from(given)
+            .ok()
+            .filter(|duration| *duration <= MAX);
         if duration.is_none() {
             self.refuse("min_remaining", "must be a duration of 0 to 24 hours");
         }
@@ -149,9 +172,14 @@ impl Fields {
             self.refuse("sharepoint_hosts", "must be at most 50");
             return Vec::new();
         }
-        let Some(cloud) = cloud else { return Vec::new() };
+        let Some(cloud) = cloud else {
+            return Vec::new();
+        };
         let hosts = texts.iter().enumerate().filter_map(|(at, text)| {
-            self.take(&format!("sharepoint_hosts[{at}]"), SharePointHost::parse(text, cloud))
+            self.take(
+                &format!("sharepoint_hosts[{at}]"),
+                SharePointHost::parse(text, cloud),
+            )
         });
         hosts.collect()
     }
@@ -165,12 +193,20 @@ impl Fields {
         let mut place = [0; 32];
         let parsed = digits.len() == 64
             && digits.iter().all(u8::is_ascii_hexdigit)
-            && place.iter_mut().zip(text.as_bytes().chunks(2)).all(|(byte, pair)| {
-                let pair = std::str::from_utf8(pair).unwrap_or_default();
-                u8::from_str_radix(pair, 16).map(|value| *byte = value).is_ok()
-            });
+            && place
+                .iter_mut()
+                .zip(text.as_bytes().chunks(2))
+                .all(|(byte, pair)| {
+                    let pair = std::str::from_utf8(pair).unwrap_or_default();
+                    u8::from_str_radix(pair, 16)
+                        .map(|value| *byte = value)
+                        .is_ok()
+                });
         if !parsed {
-            self.refuse("page_token", "must be the next_page_token of the page before, or empty");
+            self.refuse(
+                "page_token",
+                "must be the next_page_token of the page before, or empty",
+            );
         }
         parsed.then_some(place)
     }

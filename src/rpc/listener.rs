@@ -56,7 +56,11 @@ pub struct Acceptor {
 impl Acceptor {
     /// An acceptor with its limits.
     #[must_use]
-    pub fn new(tls: Arc<ServerConfig>, trust_domain: TrustDomain, limits: &LimitsConfig) -> Arc<Self> {
+    pub fn new(
+        tls: Arc<ServerConfig>,
+        trust_domain: TrustDomain,
+        limits: &LimitsConfig,
+    ) -> Arc<Self> {
         let places = |max: std::num::NonZeroU32| {
             let max = usize::try_from(max.get()).unwrap_or(usize::MAX);
             Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)))
@@ -94,8 +98,12 @@ impl Acceptor {
     ) {
         loop {
             // Without a place nothing is accepted: the kernel's backlog is the queue.
-            let Ok(place) = self.connections.clone().acquire_owned().await else { return };
-            let Ok(shaking) = self.handshakes.clone().acquire_owned().await else { return };
+            let Ok(place) = self.connections.clone().acquire_owned().await else {
+                return;
+            };
+            let Ok(shaking) = self.handshakes.clone().acquire_owned().await else {
+                return;
+            };
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let (acceptor, sender) = (self.clone(), sender.clone());
@@ -116,7 +124,11 @@ impl Acceptor {
         }
     }
 
-    async fn handshake(&self, stream: TcpStream, place: OwnedSemaphorePermit) -> Option<Connection> {
+    async fn handshake(
+        &self,
+        stream: TcpStream,
+        place: OwnedSemaphorePermit,
+    ) -> Option<Connection> {
         let from = stream.peer_addr().ok();
         // Headers and body of an answer are two writes; waiting for the client's delayed ACK in
         // between costs 40 ms. tonic sets this only on connections that it accepts itself.
@@ -166,7 +178,11 @@ impl AsyncRead for Connection {
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 

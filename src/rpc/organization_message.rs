@@ -28,7 +28,11 @@ impl From<Organization> for admin::Organization {
             client_id: organization.client_id.to_string(),
             credential: organization.credential.map(Into::into),
             sharepoint_root_host: root.map(|host| host.to_string()).unwrap_or_default(),
-            sharepoint_hosts: organization.sharepoint_hosts.iter().map(ToString::to_string).collect(),
+            sharepoint_hosts: organization
+                .sharepoint_hosts
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             state: state.into(),
             revision: organization.revision,
             create_time: Some(organization.create_time.into()),
@@ -66,9 +70,10 @@ impl From<Warning> for admin::Warning {
                 WarningReason::SharepointHostUnknown,
                 "the SharePoint root host could not be found through Graph; grant the application Sites.Read.All, or register with sharepoint_root_host",
             ),
-            Warning::CredentialExpiresSoon => {
-                (WarningReason::CredentialExpiresSoon, "the credential ends within 30 days; rotate it")
-            }
+            Warning::CredentialExpiresSoon => (
+                WarningReason::CredentialExpiresSoon,
+                "the credential ends within 30 days; rotate it",
+            ),
             Warning::CredentialExpiryUnknown => (
                 WarningReason::CredentialExpiryUnknown,
                 "the end of the client secret is not known; send expire_time as the Azure portal shows it",

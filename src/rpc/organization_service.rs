@@ -90,11 +90,16 @@ impl organization_service_server::OrganizationService for OrganizationService {
         }
         let page = within(self.call_timeout, self.vault.list(after, size)).await??;
         let visible = page.organizations.into_iter().filter(|organization| {
-            self.policy.check(&caller, Action::List, &organization.id).is_ok()
+            self.policy
+                .check(&caller, Action::List, &organization.id)
+                .is_ok()
         });
         Ok(Response::new(ListOrganizationsResponse {
             organizations: visible.map(Into::into).collect(),
-            next_page_token: page.next.map(|place| Hex(&place).to_string()).unwrap_or_default(),
+            next_page_token: page
+                .next
+                .map(|place| Hex(&place).to_string())
+                .unwrap_or_default(),
         }))
     }
 
@@ -110,7 +115,9 @@ impl organization_service_server::OrganizationService for OrganizationService {
         fields.request_id(&mark.request_id);
         let id = fields.organization_id(&request.organization_id);
         let revision = fields.revision(request.revision);
-        let credential = fields.credential(request.credential, self.registrar.now()).await;
+        let credential = fields
+            .credential(request.credential, self.registrar.now())
+            .await;
         let (Some(id), Some(revision), Some(credential), true) =
             (id, revision, credential, fields.is_clean())
         else {
@@ -142,7 +149,11 @@ impl organization_service_server::OrganizationService for OrganizationService {
             return Err(fields.refused());
         };
         self.policy.check(&caller, Action::Revoke, &id)?;
-        let outcome = within(self.call_timeout, self.registrar.revoke(&id, revision, mark)).await?;
+        let outcome = within(
+            self.call_timeout,
+            self.registrar.revoke(&id, revision, mark),
+        )
+        .await?;
         log(&caller, "revoke", &id, Mode::Store, outcome.as_ref().err());
         Ok(Response::new(RevokeOrganizationResponse {
             organization: Some(outcome?.into()),
@@ -174,27 +185,47 @@ impl OrganizationService {
         let client_id = fields.client_id(&request.client_id);
         let sharepoint_root_host = fields.root_host(&request.sharepoint_root_host, cloud);
         let sharepoint_hosts = fields.hosts(&request.sharepoint_hosts, cloud);
-        let credential = fields.credential(request.credential, self.registrar.now()).await;
-        match (id, display_name, tenant, cloud, client_id, credential, fields.is_clean()) {
-            (Some(id), Some(display_name), Some(tenant), Some(cloud), Some(client_id), Some(credential), true) => {
-                Ok(Registration {
-                    id,
-                    display_name,
-                    tenant,
-                    cloud,
-                    client_id,
-                    credential,
-                    sharepoint_root_host,
-                    sharepoint_hosts,
-                })
-            }
+        let credential = fields
+            .credential(request.credential, self.registrar.now())
+            .await;
+        match (
+            id,
+            display_name,
+            tenant,
+            cloud,
+            client_id,
+            credential,
+            fields.is_clean(),
+        ) {
+            (
+                Some(id),
+                Some(display_name),
+                Some(tenant),
+                Some(cloud),
+                Some(client_id),
+                Some(credential),
+                true,
+            ) => Ok(Registration {
+                id,
+                display_name,
+                tenant,
+                cloud,
+                client_id,
+                credential,
+                sharepoint_root_host,
+                sharepoint_hosts,
+            }),
             _ => Err(fields.refused()),
         }
     }
 }
 
 fn mode(validate_only: bool) -> Mode {
-    if validate_only { Mode::ValidateOnly } else { Mode::Store }
+    if validate_only {
+        Mode::ValidateOnly
+    } else {
+        Mode::Store
+    }
 }
 
 /// Who changed what, or tried to.
@@ -208,6 +239,8 @@ fn log(
     let stored = error.is_none() && mode == Mode::Store;
     match error {
         None => tracing::info!(%caller, action, %organization, stored, "administration"),
-        Some(error) => tracing::warn!(%caller, action, %organization, stored, %error, "administration"),
+        Some(error) => {
+            tracing::warn!(%caller, action, %organization, stored, %error, "administration")
+        }
     }
 }

@@ -41,21 +41,29 @@ pub fn identify(
     chain: Option<&[CertificateDer<'_>]>,
     trust_domain: &TrustDomain,
 ) -> Result<SpiffeId, Unidentified> {
-    let leaf = chain.and_then(|chain| chain.first()).ok_or(Unidentified::Unreadable)?;
+    let leaf = chain
+        .and_then(|chain| chain.first())
+        .ok_or(Unidentified::Unreadable)?;
     let (rest, leaf) = X509Certificate::from_der(leaf).map_err(|_| Unidentified::Unreadable)?;
     if !rest.is_empty() {
         return Err(Unidentified::Unreadable);
     }
     let usage = leaf.key_usage().map_err(|_| Unidentified::Unreadable)?;
-    let signs_others = usage.as_ref().is_some_and(|usage| usage.value.key_cert_sign() || usage.value.crl_sign());
+    let signs_others = usage
+        .as_ref()
+        .is_some_and(|usage| usage.value.key_cert_sign() || usage.value.crl_sign());
     if leaf.is_ca() || signs_others {
         return Err(Unidentified::Authority);
     }
     if usage.is_some_and(|usage| !usage.value.digital_signature()) {
         return Err(Unidentified::KeyUsage);
     }
-    let names = leaf.subject_alternative_name().map_err(|_| Unidentified::Unreadable)?;
-    let names = names.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
+    let names = leaf
+        .subject_alternative_name()
+        .map_err(|_| Unidentified::Unreadable)?;
+    let names = names
+        .map(|extension| extension.value.general_names.as_slice())
+        .unwrap_or_default();
     let mut uris = names.iter().filter_map(|name| match name {
         GeneralName::URI(uri) => Some(*uri),
         _ => None,

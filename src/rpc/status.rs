@@ -52,8 +52,11 @@ pub(super) fn fields_invalid(violations: Vec<FieldViolation>) -> Status {
         Some(first) => format!("{}: {}", first.field, first.description),
         None => "a field is not what it should be".to_owned(),
     };
-    let mut details =
-        ErrorDetails::with_error_info(Reason::FieldInvalid.reason(), pb::ERROR_DOMAIN, HashMap::new());
+    let mut details = ErrorDetails::with_error_info(
+        Reason::FieldInvalid.reason(),
+        pb::ERROR_DOMAIN,
+        HashMap::new(),
+    );
     details.set_bad_request(violations);
     Status::with_error_details(Code::InvalidArgument, message, details)
 }
@@ -70,17 +73,30 @@ pub(super) fn deadline_exceeded() -> Status {
 
 /// The flight was cut off: the broker stops.
 fn shutting_down() -> Status {
-    retry(Code::Unavailable, Reason::ShuttingDown, "this broker is shutting down; try another", RETRY)
+    retry(
+        Code::Unavailable,
+        Reason::ShuttingDown,
+        "this broker is shutting down; try another",
+        RETRY,
+    )
 }
 
 /// No such organization, or none that the caller may know of: the same to the byte.
 pub(super) fn organization_not_found() -> Status {
-    status(Code::NotFound, Reason::OrganizationNotFound, "there is no such organization")
+    status(
+        Code::NotFound,
+        Reason::OrganizationNotFound,
+        "there is no such organization",
+    )
 }
 
 impl From<Unidentified> for Status {
     fn from(error: Unidentified) -> Self {
-        status(Code::Unauthenticated, Reason::PeerIdentityInvalid, error.to_string())
+        status(
+            Code::Unauthenticated,
+            Reason::PeerIdentityInvalid,
+            error.to_string(),
+        )
     }
 }
 
@@ -98,13 +114,20 @@ impl From<Denied> for Status {
 impl From<token::Error> for Status {
     fn from(error: token::Error) -> Self {
         let message = error.to_string();
-        let tenant = |reason, remedy: &str| status(Code::FailedPrecondition, reason, format!("{message}; {remedy}"));
+        let tenant = |reason, remedy: &str| {
+            status(
+                Code::FailedPrecondition,
+                reason,
+                format!("{message}; {remedy}"),
+            )
+        };
         match error {
             token::Error::NotFound => organization_not_found(),
             token::Error::Revoked(_) => revoked(),
-            token::Error::CertificateRequired => {
-                tenant(Reason::CertificateRequired, "rotate the organization's credential to a certificate")
-            }
+            token::Error::CertificateRequired => tenant(
+                Reason::CertificateRequired,
+                "rotate the organization's credential to a certificate",
+            ),
             token::Error::HostNotListed => tenant(
                 Reason::SharepointHostNotListed,
                 "leave sharepoint_host out for the root host, or name a host that the organization was registered with",
@@ -146,9 +169,12 @@ impl From<entra::Error> for Status {
         let message = error.to_string();
         match error {
             entra::Error::Rejected(rejection) => rejected(&rejection),
-            entra::Error::Throttled { retry_after } => {
-                retry(Code::ResourceExhausted, Reason::IdpThrottled, message, retry_after)
-            }
+            entra::Error::Throttled { retry_after } => retry(
+                Code::ResourceExhausted,
+                Reason::IdpThrottled,
+                message,
+                retry_after,
+            ),
             entra::Error::Unreachable { .. } => {
                 retry(Code::Unavailable, Reason::IdpUnreachable, message, RETRY)
             }
@@ -172,14 +198,22 @@ fn of_vault(error: &vault::Error) -> Status {
     let message = error.to_string();
     match error {
         vault::Error::NotFound => organization_not_found(),
-        vault::Error::AlreadyExists => {
-            status(Code::AlreadyExists, Reason::OrganizationAlreadyExists, message)
-        }
+        vault::Error::AlreadyExists => status(
+            Code::AlreadyExists,
+            Reason::OrganizationAlreadyExists,
+            message,
+        ),
         vault::Error::Revoked(_) => revoked(),
         vault::Error::RevisionConflict { current } => {
             let metadata = HashMap::from([("currentRevision".to_owned(), current.to_string())]);
             let message = format!("{message}; read it again, then redo the change");
-            with(Code::Aborted, Reason::RevisionConflict, message, metadata, None)
+            with(
+                Code::Aborted,
+                Reason::RevisionConflict,
+                message,
+                metadata,
+                None,
+            )
         }
         vault::Error::RequestIdReused => {
             let message = format!("{message}; use a new one for each new request");
@@ -192,11 +226,21 @@ fn of_vault(error: &vault::Error) -> Status {
         vault::Error::Store(cause) => {
             tracing::error!(error = %cause, "the store failed");
             // Paths and the engine's words are for the log.
-            retry(Code::Unavailable, Reason::StoreUnavailable, "the store cannot be used", RETRY)
+            retry(
+                Code::Unavailable,
+                Reason::StoreUnavailable,
+                "the store cannot be used",
+                RETRY,
+            )
         }
         vault::Error::Kek(cause) => {
             tracing::error!(error = %cause, "the KEK failed");
-            retry(Code::Unavailable, Reason::Sealed, "the store cannot be unsealed", RETRY)
+            retry(
+                Code::Unavailable,
+                Reason::Sealed,
+                "the store cannot be unsealed",
+                RETRY,
+            )
         }
         vault::Error::Crypto(_) => status(Code::Internal, Reason::Internal, message),
     }

@@ -46,7 +46,10 @@ impl token_service_server::TokenService for TokenService {
             return Err(fields.refused());
         };
         self.policy.check_token(&caller, &organization, &resource)?;
-        let key = TokenKey { organization, resource };
+        let key = TokenKey {
+            organization,
+            resource,
+        };
         let token = within(self.call_timeout, self.tokens.token(&key, needed)).await??;
         Ok(Response::new(self.message(&token)))
     }

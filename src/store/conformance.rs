@@ -40,7 +40,9 @@ async fn commit(
 async fn compares_decide(store: &dyn Store) {
     let put = |value: &[u8]| vec![Write::Put(key("a"), value.to_vec())];
     assert_eq!(store.get(&key("a")).await.expect("reads"), None);
-    let first = commit(store, vec![Compare::Absent(key("a"))], put(b"1")).await.expect("commits");
+    let first = commit(store, vec![Compare::Absent(key("a"))], put(b"1"))
+        .await
+        .expect("commits");
     let again = commit(store, vec![Compare::Absent(key("a"))], put(b"2")).await;
     assert!(matches!(again, Err(Error::Conflict)));
     let second = commit(store, vec![Compare::Unchanged(key("a"), first)], put(b"3")).await;
@@ -48,7 +50,10 @@ async fn compares_decide(store: &dyn Store) {
     assert!(second > first);
     let stale = commit(store, vec![Compare::Unchanged(key("a"), first)], put(b"4")).await;
     assert!(matches!(stale, Err(Error::Conflict)));
-    let entry = Entry { value: b"3".to_vec(), revision: second };
+    let entry = Entry {
+        value: b"3".to_vec(),
+        revision: second,
+    };
     assert_eq!(store.get(&key("a")).await.expect("reads"), Some(entry));
     let unchanged = commit(store, vec![], vec![]).await.expect("waits");
     assert!(unchanged >= second);
@@ -62,13 +67,17 @@ async fn a_transaction_applies_whole_or_not_at_all(store: &dyn Store) {
     commit(store, vec![], writes).await.expect("commits");
     assert!(store.get(&key("a")).await.expect("reads").is_none());
     assert!(store.get(&key("b")).await.expect("reads").is_some());
-    commit(store, vec![], vec![Write::Delete(key("b"))]).await.expect("commits");
+    commit(store, vec![], vec![Write::Delete(key("b"))])
+        .await
+        .expect("commits");
 }
 
 async fn scans_are_ordered_and_paged(store: &dyn Store) {
     let neighbours = [Key::new(b"s", b"~"), Key::new(b"u/", b"0")];
-    let mut writes: Vec<_> =
-        (0..25).rev().map(|n| Write::Put(key(&format!("{n:02}")), vec![n])).collect();
+    let mut writes: Vec<_> = (0..25)
+        .rev()
+        .map(|n| Write::Put(key(&format!("{n:02}")), vec![n]))
+        .collect();
     writes.extend(neighbours.iter().map(|key| Write::Put(key.clone(), vec![])));
     commit(store, vec![], writes).await.expect("commits");
     let mut seen = Vec::new();
@@ -81,7 +90,9 @@ async fn scans_are_ordered_and_paged(store: &dyn Store) {
         seen.extend(page.into_iter().map(|(_, entry)| entry.value[0]));
     }
     assert_eq!(seen, (0..25).collect::<Vec<u8>>());
-    let mut cleanup: Vec<_> = (0..25).map(|n| Write::Delete(key(&format!("{n:02}")))).collect();
+    let mut cleanup: Vec<_> = (0..25)
+        .map(|n| Write::Delete(key(&format!("{n:02}"))))
+        .collect();
     cleanup.extend(neighbours.into_iter().map(Write::Delete));
     commit(store, vec![], cleanup).await.expect("commits");
 }
@@ -99,8 +110,7 @@ async fn agrees_with_a_model(store: &dyn Store) {
     let step = (0..6_u8, 0..4_u8, any::<u8>(), 0..3_u8);
     let mut model = BTreeMap::<Key, (Vec<u8>, Revision)>::new();
     for _ in 0..400 {
-        let (id, action, value, compare) =
-            step.new_tree(&mut runner).expect("a value").current();
+        let (id, action, value, compare) = step.new_tree(&mut runner).expect("a value").current();
         let key = key(&id.to_string());
         let known = model.get(&key).map(|(_, revision)| *revision);
         let (compares, holds) = match (compare, known) {
@@ -122,8 +132,10 @@ async fn agrees_with_a_model(store: &dyn Store) {
             };
         }
         let stored = store.scan(b"t/", None, 100).await.expect("scans");
-        let stored: BTreeMap<_, _> =
-            stored.into_iter().map(|(key, entry)| (key, (entry.value, entry.revision))).collect();
+        let stored: BTreeMap<_, _> = stored
+            .into_iter()
+            .map(|(key, entry)| (key, (entry.value, entry.revision)))
+            .collect();
         assert_eq!(stored, model);
     }
 }

@@ -62,7 +62,11 @@ impl Store for MemoryStore {
         }
         let mut state = self.lock();
         let revision_of = |key: &Key| state.entries.get(key).map(|entry| entry.revision);
-        if !transaction.compares.iter().all(|compare| compare.holds(revision_of)) {
+        if !transaction
+            .compares
+            .iter()
+            .all(|compare| compare.holds(revision_of))
+        {
             return Err(Error::Conflict);
         }
         state.revision += 1;

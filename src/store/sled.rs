@@ -57,7 +57,11 @@ impl SledStore {
 
     fn open_blocking(directory: &Path) -> Result<Self, Error> {
         let failed = |error: io::Error| unopenable(directory, error);
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(failed)?;
         remove_unfinished_snapshots(directory).map_err(failed)?;
         let opened = catch_unwind(AssertUnwindSafe(|| open_database(directory)));
         let (db, records, counters) = match opened {
@@ -122,11 +126,16 @@ impl Store for SledStore {
 async fn blocking<T: Send + 'static>(
     read: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    tokio::task::spawn_blocking(read).await.unwrap_or_else(|panic| Err(failed(panic)))
+    tokio::task::spawn_blocking(read)
+        .await
+        .unwrap_or_else(|panic| Err(failed(panic)))
 }
 
 fn open_database(directory: &Path) -> sled::Result<(Db, Tree, Tree)> {
-    let db = sled::Config::new().path(directory).cache_capacity(CACHE_BYTES).open()?;
+    let db = sled::Config::new()
+        .path(directory)
+        .cache_capacity(CACHE_BYTES)
+        .open()?;
     let records = db.open_tree(RECORDS)?;
     let counters = db.open_tree(COUNTERS)?;
     Ok((db, records, counters))
@@ -152,7 +161,10 @@ fn sync_all(directory: &Path) -> io::Result<fs::File> {
     for name in ["blobs", "."] {
         fs::File::open(directory.join(name))?.sync_all()?;
     }
-    if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+    if let Some(parent) = directory
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+    {
         fs::File::open(parent)?.sync_all()?;
     }
     Ok(log)
@@ -183,7 +195,9 @@ fn unopenable(directory: &Path, reason: impl ToString) -> Error {
 fn refusal(directory: &Path, error: sled::Error) -> Error {
     match error {
         // sled puts the lock's `WouldBlock` into the text of another kind.
-        sled::Error::Io(io) if io.to_string().contains("WouldBlock") => Error::InUse(directory.into()),
+        sled::Error::Io(io) if io.to_string().contains("WouldBlock") => {
+            Error::InUse(directory.into())
+        }
         other => unopenable(directory, other),
     }
 }
@@ -214,12 +228,18 @@ mod tests {
         let written = {
             let store = SledStore::open(directory.path()).await.expect("opens");
             let put = Write::Put(key.clone(), b"value".to_vec());
-            let transaction = Transaction { compares: vec![], writes: vec![put] };
+            let transaction = Transaction {
+                compares: vec![],
+                writes: vec![put],
+            };
             store.commit(transaction).await.expect("commits")
         };
         let store = conformance::reopen(directory.path()).await;
         let entry = store.get(&key).await.expect("reads").expect("is there");
-        assert_eq!((entry.value.as_slice(), entry.revision), (b"value".as_slice(), written));
+        assert_eq!(
+            (entry.value.as_slice(), entry.revision),
+            (b"value".as_slice(), written)
+        );
     }
 
     #[tokio::test]
@@ -251,7 +271,13 @@ mod tests {
                 other => break other,
             }
         };
-        assert!(matches!(opened, Err(Error::Unopenable { .. })), "{opened:?}");
-        assert_eq!(fs::read(directory.path().join("conf")).expect("reads"), b"garbage");
+        assert!(
+            matches!(opened, Err(Error::Unopenable { .. })),
+            "{opened:?}"
+        );
+        assert_eq!(
+            fs::read(directory.path().join("conf")).expect("reads"),
+            b"garbage"
+        );
     }
 }

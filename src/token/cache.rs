@@ -111,7 +111,9 @@ impl TokenCache {
             let mut tokens = organization.lock();
             tokens.epoch += 1;
             tokens.detached = true;
-            self.0.slots.fetch_sub(tokens.slots.len(), Ordering::Relaxed);
+            self.0
+                .slots
+                .fetch_sub(tokens.slots.len(), Ordering::Relaxed);
             // Whoever waits for one of its flights still has a receiver of it.
             tokens.slots.clear();
             organizations.remove(id);
@@ -146,9 +148,15 @@ impl TokenCache {
             let mut tokens = organization.lock();
             let before = tokens.slots.len();
             tokens.slots.retain(|_, slot| {
-                slot.is_flying() || slot.token.as_ref().is_some_and(|token| !token.has_expired(now))
+                slot.is_flying()
+                    || slot
+                        .token
+                        .as_ref()
+                        .is_some_and(|token| !token.has_expired(now))
             });
-            self.0.slots.fetch_sub(before - tokens.slots.len(), Ordering::Relaxed);
+            self.0
+                .slots
+                .fetch_sub(before - tokens.slots.len(), Ordering::Relaxed);
             if tokens.slots.is_empty() {
                 tokens.detached = true;
                 organizations.remove(id);
@@ -172,7 +180,9 @@ impl TokenCache {
         let organizations = self.0.organizations.pin();
         match organizations.get(id) {
             Some(organization) => organization.clone(),
-            None => organizations.get_or_insert_with(id.clone(), Arc::default).clone(),
+            None => organizations
+                .get_or_insert_with(id.clone(), Arc::default)
+                .clone(),
         }
     }
 
@@ -203,7 +213,9 @@ impl TokenCache {
             drop(tokens);
             let inner = self.0.clone();
             let (key, flown) = (key.clone(), organization.clone());
-            self.0.flights.spawn(async move { inner.fly(&flown, &key, epoch, landing).await });
+            self.0
+                .flights
+                .spawn(async move { inner.fly(&flown, &key, epoch, landing).await });
             return Ok(Found::Flight(flight, organization));
         }
     }
@@ -290,7 +302,9 @@ impl Organization {
 impl Slot {
     /// Whether a flight is under way. One whose task is gone without an outcome is not.
     fn is_flying(&self) -> bool {
-        self.flight.as_ref().is_some_and(|flight| flight.has_changed().is_ok())
+        self.flight
+            .as_ref()
+            .is_some_and(|flight| flight.has_changed().is_ok())
     }
 }
 

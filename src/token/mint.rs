@@ -29,16 +29,25 @@ impl Mint {
     /// # Errors
     /// Every [`Error`] but [`Error::Full`] and [`Error::Interrupted`].
     pub async fn token(&self, key: &TokenKey) -> Result<Token, Error> {
-        let application = self.vault.application(&key.organization).await?.ok_or(Error::NotFound)?;
+        let application = self
+            .vault
+            .application(&key.organization)
+            .await?
+            .ok_or(Error::NotFound)?;
         let organization = &application.organization;
         if let State::Revoked(at) = organization.state {
             return Err(Error::Revoked(at));
         }
         let missing = crate::vault::Error::Corrupt("an active organization without a credential");
         let credential = application.credential.as_ref().ok_or(missing)?;
-        let audience = self.audience(organization, credential, &key.resource).await?;
+        let audience = self
+            .audience(organization, credential, &key.resource)
+            .await?;
         let principal = organization.principal();
-        let grant = self.endpoint.request_token(principal, credential, &audience).await?;
+        let grant = self
+            .endpoint
+            .request_token(principal, credential, &audience)
+            .await?;
         Ok(Token::new(grant, audience, organization))
     }
 
@@ -57,7 +66,9 @@ impl Mint {
             return Err(Error::CertificateRequired);
         }
         let host = match host {
-            Some(host) => organization.sharepoint_host(host).ok_or(Error::HostNotListed)?,
+            Some(host) => organization
+                .sharepoint_host(host)
+                .ok_or(Error::HostNotListed)?,
             None => match &organization.sharepoint_root_host {
                 Some(root) => root.clone(),
                 None => self.look_up_root_host(organization, credential).await?,
@@ -73,8 +84,14 @@ impl Mint {
     ) -> Result<SharePointHost, Error> {
         let cloud = organization.cloud;
         let graph = Audience::graph(cloud);
-        let grant = self.endpoint.request_token(organization.principal(), credential, &graph).await?;
-        let host = self.endpoint.sharepoint_root_host(cloud, &grant.access_token).await;
+        let grant = self
+            .endpoint
+            .request_token(organization.principal(), credential, &graph)
+            .await?;
+        let host = self
+            .endpoint
+            .sharepoint_root_host(cloud, &grant.access_token)
+            .await;
         host.map_err(|error| match error {
             entra::Error::AnswerInvalid { .. } | entra::Error::Rejected(_) => Error::HostUnknown,
             other => other.into(),
@@ -95,7 +112,12 @@ impl Organization {
 
     /// One of its SharePoint hosts, by name.
     fn sharepoint_host(&self, name: &str) -> Option<SharePointHost> {
-        let mut hosts = self.sharepoint_root_host.iter().chain(&self.sharepoint_hosts);
-        hosts.find(|host| host.as_str().eq_ignore_ascii_case(name)).cloned()
+        let mut hosts = self
+            .sharepoint_root_host
+            .iter()
+            .chain(&self.sharepoint_hosts);
+        hosts
+            .find(|host| host.as_str().eq_ignore_ascii_case(name))
+            .cloned()
     }
 }

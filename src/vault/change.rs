@@ -9,7 +9,9 @@ use super::{
 };
 use crate::{
     credential::Credential,
-    organization::{ClientId, Cloud, Organization, OrganizationId, SharePointHost, State, TenantId},
+    organization::{
+        ClientId, Cloud, Organization, OrganizationId, SharePointHost, State, TenantId,
+    },
     sealed::{self, CryptoFailed},
     store::{Compare, Key, Transaction, Write},
 };
@@ -92,7 +94,8 @@ impl Vault {
             marks: vec![mark],
         };
         let at = Key::new(RECORDS, &index);
-        self.write(&index, record, 1, Compare::Absent(at), Error::AlreadyExists).await
+        self.write(&index, record, 1, Compare::Absent(at), Error::AlreadyExists)
+            .await
     }
 
     /// Replaces the credential under a new key. Durable when this returns.
@@ -108,7 +111,11 @@ impl Vault {
         now: SystemTime,
     ) -> Result<Organization, Error> {
         self.change(id, revision, mark, now, |record| {
-            let version = record.organization.credential.as_ref().map_or(0, |info| info.version);
+            let version = record
+                .organization
+                .credential
+                .as_ref()
+                .map_or(0, |info| info.version);
             record.organization.credential = Some(credential.info(version + 1));
             record.credential = Some(credential);
         })
@@ -152,7 +159,10 @@ impl Vault {
         if current != revision {
             return Err(Error::RevisionConflict { current });
         }
-        let generation = found.generation.checked_add(1).ok_or(Error::Corrupt("an impossible generation"))?;
+        let generation = found
+            .generation
+            .checked_add(1)
+            .ok_or(Error::Corrupt("an impossible generation"))?;
         let unchanged = Compare::Unchanged(Key::new(RECORDS, &index), found.entry.revision);
         let mut record = found.record;
         apply(&mut record);
@@ -161,8 +171,11 @@ impl Vault {
         record.marks.push(mark);
         let forgotten = record.marks.len().saturating_sub(MARKS_MAX);
         record.marks.drain(..forgotten);
-        let conflict = Error::RevisionConflict { current: revision + 1 };
-        self.write(&index, record, generation, unchanged, conflict).await
+        let conflict = Error::RevisionConflict {
+            current: revision + 1,
+        };
+        self.write(&index, record, generation, unchanged, conflict)
+            .await
     }
 
     /// Writes a record under a new key of the organization, both at once.
@@ -177,7 +190,10 @@ impl Vault {
         let place = self.place(*index);
         let kek_id = self.keys.current();
         let key = sealed::random_key().ok_or(CryptoFailed)?;
-        let wrapped = self.keys.wrap_dek(&key, &place.key_aad(generation, &kek_id)).await?;
+        let wrapped = self
+            .keys
+            .wrap_dek(&key, &place.key_aad(generation, &kek_id))
+            .await?;
         let header = Header {
             kek_hash: envelope::kek_hash(&kek_id),
             generation,
@@ -207,7 +223,11 @@ impl Vault {
 impl Found {
     /// Whether the request was carried out on this record.
     fn did(&self, mark: &RequestMark) -> Result<bool, Error> {
-        let known = self.record.marks.iter().find(|known| known.request_id == mark.request_id);
+        let known = self
+            .record
+            .marks
+            .iter()
+            .find(|known| known.request_id == mark.request_id);
         match known {
             None => Ok(false),
             Some(known) if known.digest == mark.digest => Ok(true),

@@ -188,8 +188,16 @@ mod tests {
 
     use super::*;
 
-    const PLACE: Place = Place { store: [1; 16], kind: b"organization", index: [2; 32] };
-    const HEADER: Header = Header { kek_hash: [3; 8], generation: 4, version: 5 };
+    const PLACE: Place = Place {
+        store: [1; 16],
+        kind: b"organization",
+        index: [2; 32],
+    };
+    const HEADER: Header = Header {
+        kek_hash: [3; 8],
+        generation: 4,
+        version: 5,
+    };
 
     fn key() -> SymmetricKey {
         SymmetricKey::new(vec![9; 32]).expect("32 bytes")
@@ -205,9 +213,27 @@ mod tests {
         let record = seal(&PLACE, &HEADER, &key(), b"text").expect("seals");
         assert_eq!(record.len(), 4 + 120);
         assert!(open(&PLACE, &record));
-        assert!(!open(&Place { store: [7; 16], ..PLACE }, &record));
-        assert!(!open(&Place { kind: b"other", ..PLACE }, &record));
-        assert!(!open(&Place { index: [7; 32], ..PLACE }, &record));
+        assert!(!open(
+            &Place {
+                store: [7; 16],
+                ..PLACE
+            },
+            &record
+        ));
+        assert!(!open(
+            &Place {
+                kind: b"other",
+                ..PLACE
+            },
+            &record
+        ));
+        assert!(!open(
+            &Place {
+                index: [7; 32],
+                ..PLACE
+            },
+            &record
+        ));
     }
 
     #[test]

@@ -10,7 +10,9 @@ use zeroize::{Zeroize as _, Zeroizing};
 use super::Error;
 use crate::{
     credential::{Certificate, Credential},
-    organization::{ClientId, Cloud, Organization, OrganizationId, SharePointHost, State, TenantId},
+    organization::{
+        ClientId, Cloud, Organization, OrganizationId, SharePointHost, State, TenantId,
+    },
     secret::{ClientSecret, PrivateKey},
 };
 
@@ -130,7 +132,10 @@ impl Record {
                 State::Active => None,
                 State::Revoked(at) => Some(milliseconds(at)),
             },
-            credential_version: organization.credential.as_ref().map_or(0, |info| info.version),
+            credential_version: organization
+                .credential
+                .as_ref()
+                .map_or(0, |info| info.version),
             client_secret,
             certificate,
             marks: self.marks.clone(),
@@ -155,7 +160,9 @@ impl Record {
             tenant_id: TenantId::parse(&body.tenant_id).map_err(|_| corrupt())?,
             cloud,
             client_id: ClientId::parse(&body.client_id).map_err(|_| corrupt())?,
-            credential: credential.as_ref().map(|credential| credential.info(version)),
+            credential: credential
+                .as_ref()
+                .map(|credential| credential.info(version)),
             sharepoint_root_host: body
                 .sharepoint_root_host
                 .as_ref()
@@ -168,7 +175,9 @@ impl Record {
                 .map(host)
                 .collect::<Result<_, _>>()
                 .map_err(|_| corrupt())?,
-            state: body.revoke_time.map_or(State::Active, |at| State::Revoked(time(at))),
+            state: body
+                .revoke_time
+                .map_or(State::Active, |at| State::Revoked(time(at))),
             revision,
             create_time: time(body.create_time),
             update_time: time(body.update_time),
@@ -219,7 +228,9 @@ fn credential(body: &mut Body) -> Option<Credential> {
 }
 
 fn milliseconds(time: SystemTime) -> u64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let since = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO);
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -240,7 +251,9 @@ fn cloud_number(cloud: Cloud) -> u32 {
 }
 
 fn cloud(number: u32) -> Option<Cloud> {
-    Cloud::ALL.into_iter().find(|cloud| cloud_number(*cloud) == number)
+    Cloud::ALL
+        .into_iter()
+        .find(|cloud| cloud_number(*cloud) == number)
 }
 
 #[cfg(test)]

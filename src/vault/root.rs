@@ -41,7 +41,11 @@ impl Root {
         let (id, root_key) = match store.get(&at).await? {
             Some(entry) => unwrap(&entry.value, keys).await?,
             None if store.scan(b"", None, 1).await?.is_empty() => make(store, keys, at).await?,
-            None => return Err(Error::Corrupt("records, but not the root that their keys come from")),
+            None => {
+                return Err(Error::Corrupt(
+                    "records, but not the root that their keys come from",
+                ));
+            }
         };
         let key = sealed::derive_key(&root_key, b"index").ok_or(CryptoFailed)?;
         Ok(Self {
@@ -62,7 +66,11 @@ impl Root {
         context.update(purpose);
         context.update(&[0]);
         context.update(content);
-        *context.sign().as_ref().first_chunk().expect("HMAC-SHA-256 has 32 bytes")
+        *context
+            .sign()
+            .as_ref()
+            .first_chunk()
+            .expect("HMAC-SHA-256 has 32 bytes")
     }
 }
 
@@ -80,7 +88,9 @@ async fn unwrap(value: &[u8], keys: &dyn KeyProvider) -> Result<(StoreId, Symmet
     }
     let wrapped = WrappedKey::decode(wrapped)?;
     let aad = place(*id).key_aad(wrapped.generation, &wrapped.kek_id);
-    let key = keys.unwrap_dek(&wrapped.kek_id, &wrapped.wrapped, &aad).await?;
+    let key = keys
+        .unwrap_dek(&wrapped.kek_id, &wrapped.wrapped, &aad)
+        .await?;
     Ok((*id, key))
 }
 
@@ -99,7 +109,13 @@ async fn make(
         generation: 1,
         wrapped,
     };
-    let value = [MAGIC.as_slice(), &FORMAT.to_be_bytes(), &id, &wrapped.encode()].concat();
+    let value = [
+        MAGIC.as_slice(),
+        &FORMAT.to_be_bytes(),
+        &id,
+        &wrapped.encode(),
+    ]
+    .concat();
     let transaction = Transaction {
         compares: vec![Compare::Absent(at.clone())],
         writes: vec![Write::Put(at, value)],

@@ -35,7 +35,9 @@ pub(super) const UNAUTHORIZED_CLIENT: Row = Row {
 };
 
 pub(super) const INVALID_RESOURCE: Row = Row {
-    codes: &[500_011, 500_014, 50_001, 650_052, 650_054, 650_056, 650_057, 65_005],
+    codes: &[
+        500_011, 500_014, 50_001, 650_052, 650_054, 650_056, 650_057, 65_005,
+    ],
     kind: Kind::ResourceUnavailable,
     explanation: "the requested API does not exist in the tenant, or is not enabled there",
     remedy: "check that the tenant has a licence for it, that its service principal is enabled, and that the registered cloud is right",
@@ -56,7 +58,9 @@ pub(super) const CONSENT_REQUIRED: Row = Row {
 };
 
 pub(super) const TEMPORARY: Row = Row {
-    codes: &[90_033, 90_006, 90_012, 90_024, 50_033, 50_087, 90_090, 90_091, 90_061],
+    codes: &[
+        90_033, 90_006, 90_012, 90_024, 50_033, 50_087, 90_090, 90_091, 90_061,
+    ],
     kind: Kind::Transient,
     explanation: "it is in trouble itself for the moment",
     remedy: "try again later; if it lasts, look at the Microsoft 365 service status",
@@ -162,8 +166,8 @@ pub(super) const TABLE: &[Row] = &[
     },
     Row {
         codes: &[
-            50_034, 50_020, 50_105, 50_074, 50_076, 50_078, 50_079, 70_008, 700_082, 70_043, 50_173,
-            50_089, 70_000, 70_016, 70_018, 70_019, 50_134, 90_119, 90_120,
+            50_034, 50_020, 50_105, 50_074, 50_076, 50_078, 50_079, 70_008, 700_082, 70_043,
+            50_173, 50_089, 70_000, 70_016, 70_018, 70_019, 50_134, 90_119, 90_120,
         ],
         kind: Kind::Other,
         explanation: "it answers as if a person had to sign in, which an application never does",

@@ -4,7 +4,9 @@ use std::{fmt, fs, io, sync::Arc, thread};
 
 use sled::{
     Db, Tree,
-    transaction::{ConflictableTransactionError, TransactionError, Transactional, TransactionalTree},
+    transaction::{
+        ConflictableTransactionError, TransactionError, Transactional, TransactionalTree,
+    },
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -54,7 +56,9 @@ impl Writer {
             log,
             failed: None,
         };
-        thread::Builder::new().name("store-writer".into()).spawn(move || thread.run(jobs))?;
+        thread::Builder::new()
+            .name("store-writer".into())
+            .spawn(move || thread.run(jobs))?;
         Ok(Self { queue })
     }
 
@@ -131,11 +135,14 @@ fn apply(
 ) -> Result<u64, ConflictableTransactionError<Error>> {
     let abort = |error| Err(ConflictableTransactionError::Abort(error));
     let number = |stored: Option<sled::IVec>| {
-        let bytes = stored.as_deref().and_then(|value| value.first_chunk().copied());
+        let bytes = stored
+            .as_deref()
+            .and_then(|value| value.first_chunk().copied());
         bytes.map(u64::from_be_bytes)
     };
     for compare in &transaction.compares {
-        let (super::super::Compare::Absent(key) | super::super::Compare::Unchanged(key, _)) = compare;
+        let (super::super::Compare::Absent(key) | super::super::Compare::Unchanged(key, _)) =
+            compare;
         let current = number(records.get(key.as_bytes())?).map(Revision);
         if !compare.holds(|_| current) {
             return abort(Error::Conflict);
@@ -149,9 +156,10 @@ fn apply(
     counters.insert(REVISION, &revision.to_be_bytes())?;
     for write in &transaction.writes {
         match write {
-            Write::Put(key, value) => {
-                records.insert(key.as_bytes(), [&revision.to_be_bytes(), value.as_slice()].concat())?
-            }
+            Write::Put(key, value) => records.insert(
+                key.as_bytes(),
+                [&revision.to_be_bytes(), value.as_slice()].concat(),
+            )?,
             Write::Delete(key) => records.remove(key.as_bytes())?,
         };
     }
