@@ -30,23 +30,23 @@ impl Clock {
         }
     }
 
-    /// The wall-clock time.
+    /// The wall-clock time, in whole milliseconds: what is told now is what is stored, and read back.
     #[must_use]
     pub fn now(&self) -> SystemTime {
-        match self.anchor {
+        truncated(match self.anchor {
             Some((wall, instant)) => wall + instant.elapsed(),
             None => system_now(),
-        }
+        })
     }
 
-    /// The wall-clock time of an instant.
+    /// The wall-clock time of an instant, in whole milliseconds.
     #[must_use]
     pub fn wall(&self, instant: Instant) -> SystemTime {
         let now = Instant::now();
-        match instant.checked_duration_since(now) {
+        truncated(match instant.checked_duration_since(now) {
             Some(ahead) => self.now() + ahead,
             None => self.now() - now.duration_since(instant),
-        }
+        })
     }
 
     /// Seconds since the Unix epoch, 0 before it.
@@ -62,6 +62,13 @@ pub fn unix_seconds(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or(Duration::ZERO)
         .as_secs()
+}
+
+fn truncated(time: SystemTime) -> SystemTime {
+    let since = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO);
+    time - Duration::from_nanos(u64::from(since.subsec_nanos() % 1_000_000))
 }
 
 #[expect(

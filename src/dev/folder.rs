@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -14,14 +15,19 @@ use uuid::Uuid;
 
 use super::Error;
 use crate::{
+    clock::Clock,
     sealed,
     simulator::pki::{
-        ApplicationCertificate, CertificateAuthority, Identity, Leaf, application_certificate,
+        ApplicationCertificate, CertificateAuthority, Identity, KeyKind, Leaf,
+        application_certificate,
     },
 };
 
 /// The trust domain of the throw-away identities.
 pub(super) const TRUST_DOMAIN: &str = "dev.kodo.example";
+
+/// How long the application's certificate is good for.
+const APPLICATION_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A folder and the paths in it.
 #[derive(Debug)]
@@ -77,7 +83,13 @@ impl Folder {
 
     /// The certificate and key of the registered application.
     pub(super) fn make_application(&self) -> Result<String, Error> {
-        let certificate = || application_certificate(&ApplicationCertificate::default());
+        let about = ApplicationCertificate {
+            common_name: "kodo-broker dev application".to_owned(),
+            key: KeyKind::Rsa3072,
+            not_after: Clock::system().now() + APPLICATION_LIFE,
+            ..Default::default()
+        };
+        let certificate = || application_certificate(&about);
         self.make("contoso.pem", || Ok(certificate()?.bundle_pem()))
     }
 

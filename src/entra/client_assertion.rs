@@ -61,7 +61,7 @@ pub fn sign(
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashSet, time::SystemTime};
+    use std::collections::HashSet;
 
     use jsonwebtoken::{DecodingKey, Validation};
 
@@ -72,9 +72,9 @@ mod tests {
 
     #[test]
     fn an_assertion_has_the_documented_form_and_its_own_id() {
-        let identity = pki::application_certificate("contoso backup").expect("a certificate");
-        let pem = [identity.certificate_pem.as_str(), &identity.key_pem].concat();
-        let now = SystemTime::now();
+        let identity = pki::application_certificate(&Default::default()).expect("a certificate");
+        let pem = identity.bundle_pem();
+        let now = crate::clock::Clock::system().now();
         let Ok(crate::credential::Credential::Certificate(certificate)) = intake::pem(&pem, now)
         else {
             panic!("a certificate credential");

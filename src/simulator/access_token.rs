@@ -190,7 +190,9 @@ mod tests {
     fn a_token_verifies_with_the_published_key() {
         let key = SigningKey::generate().unwrap();
         let grant = grant();
-        let token = key.issue(&grant, SystemTime::now()).unwrap();
+        let token = key
+            .issue(&grant, crate::clock::Clock::system().now())
+            .unwrap();
         let keys: JwkSet = serde_json::from_value(key.key_set()).unwrap();
         let mut validation = Validation::new(Algorithm::RS256);
         validation.set_audience(&["https://outlook.office365.com/"]);
@@ -214,13 +216,18 @@ mod tests {
     fn a_grant_without_permissions_has_no_roles() {
         let mut grant = grant();
         grant.roles.clear();
-        assert!(grant.claims(SystemTime::now()).get("roles").is_none());
+        assert!(
+            grant
+                .claims(crate::clock::Clock::system().now())
+                .get("roles")
+                .is_none()
+        );
     }
 
     #[test]
     fn a_foreign_or_ended_token_does_not_verify() {
         let key = SigningKey::generate().unwrap();
-        let now = SystemTime::now();
+        let now = crate::clock::Clock::system().now();
         let token = key.issue(&grant(), now).unwrap();
         assert!(key.verify(&token, now).is_some());
         assert!(

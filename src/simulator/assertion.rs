@@ -190,7 +190,7 @@ pub(super) mod tests {
         let expected = Expected {
             client_id,
             audiences: &[AUDIENCE.into()],
-            now: SystemTime::now(),
+            now: crate::clock::Clock::system().now(),
         };
         let assertion = Assertion::parse(jwt).unwrap();
         assertion

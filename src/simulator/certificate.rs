@@ -139,7 +139,7 @@ mod tests {
     fn a_certificate_is_read_beside_its_key() {
         let identity = application_certificate(&ApplicationCertificate::default()).unwrap();
         let certificate = Certificate::from_pem(&identity.bundle_pem()).unwrap();
-        let now = SystemTime::now();
+        let now = crate::clock::Clock::system().now();
         assert!(certificate.is_valid_at(now));
         assert!(!certificate.is_valid_at(now + Duration::from_secs(366 * 24 * 60 * 60)));
         assert_eq!(certificate.thumbprint().len(), 43);

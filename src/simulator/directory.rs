@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_secret_matches_only_once_it_has_spread() {
-        let now = SystemTime::now();
+        let now = crate::clock::Clock::system().now();
         let sent = ClientSecret::new("value".into());
         let later = now + Duration::from_secs(10);
         let secret = Secret::new("value").usable_from(later);

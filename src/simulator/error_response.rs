@@ -15,6 +15,8 @@ use uuid::Uuid;
 
 use super::certificate::Thumbprint;
 
+use crate::clock::Clock;
+
 /// Why the token endpoint gives no token.
 #[derive(Debug, Clone)]
 pub(super) struct Rejection {
@@ -307,7 +309,7 @@ impl Trace {
         Self {
             trace_id: Uuid::new_v4(),
             correlation_id: client_request_id(request).unwrap_or_else(Uuid::new_v4),
-            time: SystemTime::now(),
+            time: Clock::system().now(),
         }
     }
 

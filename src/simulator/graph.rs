@@ -1,6 +1,6 @@
 //! The one call of Microsoft Graph that tells a tenant's SharePoint host.
 
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
 
 use axum::{
     extract::{ConnectInfo, State},
@@ -18,6 +18,8 @@ use super::{
     resource::Resource,
     server::Peer,
 };
+
+use crate::clock::Clock;
 
 /// Each of these application permissions lets the root site be read.
 const ROLES: &[&str] = &[
@@ -67,7 +69,7 @@ pub(super) async fn root_site(
 fn bearer(shared: &Shared, headers: &HeaderMap) -> Option<(Uuid, Claims)> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let token = value.strip_prefix("Bearer ")?;
-    let claims = shared.signing_key.verify(token, SystemTime::now())?;
+    let claims = shared.signing_key.verify(token, Clock::system().now())?;
     let audience = Resource::of_identifier(&claims.aud, &[]);
     let tenant = Uuid::try_parse(&claims.tid).ok()?;
     (audience == Some(Resource::Graph)).then_some((tenant, claims))
@@ -78,7 +80,7 @@ fn error(status: u16, code: &str, message: &str) -> Response {
     let body = json!({"error": {
         "code": code,
         "message": message,
-        "innerError": {"date": rfc3339(SystemTime::now()).trim_end_matches('Z')},
+        "innerError": {"date": rfc3339(Clock::system().now()).trim_end_matches('Z')},
     }});
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     (status, axum::Json(body)).into_response()

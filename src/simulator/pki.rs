@@ -12,6 +12,8 @@ use rcgen::{
     IsCa, KeyPair, KeyUsagePurpose, RsaKeySize, SanType,
 };
 
+use crate::clock::Clock;
+
 /// Certificates start this long ago, so that a peer whose clock lags accepts them.
 const BACKDATED: Duration = Duration::from_secs(60 * 60);
 const LEAF_LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -88,7 +90,7 @@ impl CertificateAuthority {
     ///
     /// Fails if the key cannot be generated.
     pub fn new(common_name: &str) -> Result<Self, Error> {
-        let now = SystemTime::now();
+        let now = Clock::system().now();
         let mut params = params(common_name, now - BACKDATED, now + AUTHORITY_LIFETIME);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -174,7 +176,7 @@ impl Leaf {
 
 impl Default for Leaf {
     fn default() -> Self {
-        let now = SystemTime::now();
+        let now = Clock::system().now();
         Self {
             common_name: "leaf".into(),
             dns_names: Vec::new(),
@@ -191,7 +193,7 @@ impl Default for Leaf {
 
 impl Default for ApplicationCertificate {
     fn default() -> Self {
-        let now = SystemTime::now();
+        let now = Clock::system().now();
         Self {
             common_name: "application".into(),
             key: KeyKind::Rsa2048,

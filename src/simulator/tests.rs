@@ -1,4 +1,4 @@
-use std::{net::Ipv4Addr, time::SystemTime};
+use std::net::Ipv4Addr;
 
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Map, Value, json};
@@ -12,6 +12,8 @@ use super::{
     resource::Resource,
     *,
 };
+
+use crate::clock::Clock;
 
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 const SECRET: &str = "s3cr3t+/=&% ~value";
@@ -170,7 +172,7 @@ async fn refusals_have_entras_numbers_and_statuses() {
     assert_eq!(fixture.refusal("wrong").await, (401, 7_000_215));
     assert_eq!(fixture.refusal("").await, (401, 7_000_218));
 
-    let now = SystemTime::now();
+    let now = Clock::system().now();
     let hour = Duration::from_secs(3600);
     fixture.change(|application| {
         let secrets = &mut application.secrets;
@@ -316,7 +318,7 @@ async fn shutdown_ends_even_requests_that_hang() {
     let fixture = Fixture::start().await;
     fixture.script(Fault::hang());
     let url = fixture.token_endpoint(&fixture.tenant.to_string());
-    let hanging = tokio::spawn(fixture.client.post(url).send());
+    let hanging = TaskTracker::new().spawn(fixture.client.post(url).send());
     fixture.simulator.requests_reached(1).await;
     let address = fixture.simulator.authority_url();
     let port = address.port().unwrap();

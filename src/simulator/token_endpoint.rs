@@ -1,6 +1,6 @@
 //! `POST /{tenant}/oauth2/v2.0/token`, the client credentials grant.
 
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
 
 use axum::{
     body::Bytes,
@@ -22,6 +22,8 @@ use super::{
     server::Peer,
     token_request::{ClientProof, TokenRequest},
 };
+
+use crate::clock::Clock;
 
 /// Names that stand for many tenants, which this grant does not have.
 const SHARED_TENANTS: &[&str] = &["common", "organizations", "consumers"];
@@ -55,7 +57,7 @@ pub(super) async fn answer(
 
 fn journal_entry(tenant_name: &str, headers: &HeaderMap, request: &TokenRequest) -> Request {
     Request {
-        time: SystemTime::now(),
+        time: Clock::system().now(),
         tenant: tenant_name.into(),
         client_id: request.client_id().map(Into::into),
         scope: request.parameter("scope").map(Into::into),
@@ -135,7 +137,7 @@ fn authenticate(
     audiences: &[String],
     proof: ClientProof,
 ) -> Result<AuthenticationClass, Rejection> {
-    let now = SystemTime::now();
+    let now = Clock::system().now();
     let client_id = application.client_id;
     match proof {
         ClientProof::Secret(value) => {
@@ -165,7 +167,7 @@ fn authenticate(
 }
 
 fn token_answer(shared: &Shared, grant: &Grant) -> Result<Value, Rejection> {
-    let token = shared.signing_key.issue(grant, SystemTime::now());
+    let token = shared.signing_key.issue(grant, Clock::system().now());
     let token = token.map_err(|_| {
         let status = StatusCode::INTERNAL_SERVER_ERROR;
         Rejection::new(status, "server_error", 90_036, "The token was not signed.")

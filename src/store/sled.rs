@@ -264,7 +264,10 @@ mod tests {
     async fn a_damaged_file_is_refused_and_not_replaced() {
         let directory = tempfile::tempdir().expect("a folder");
         drop(SledStore::open(directory.path()).await.expect("opens"));
-        fs::write(directory.path().join("conf"), b"garbage").expect("writes");
+        let file = directory.path().join("conf");
+        let mut damaged = fs::read(&file).expect("reads");
+        damaged[0] ^= 1;
+        fs::write(&file, &damaged).expect("writes");
         let opened = loop {
             match SledStore::open(directory.path()).await {
                 Err(Error::InUse(_)) => tokio::task::yield_now().await,
@@ -275,9 +278,6 @@ mod tests {
             matches!(opened, Err(Error::Unopenable { .. })),
             "{opened:?}"
         );
-        assert_eq!(
-            fs::read(directory.path().join("conf")).expect("reads"),
-            b"garbage"
-        );
+        assert_eq!(fs::read(file).expect("reads"), damaged);
     }
 }
