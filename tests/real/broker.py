@@ -64,6 +64,10 @@ class Broker:
     def address(self) -> tuple[str, int]:
         return ("127.0.0.1", self._port)
 
+    @property
+    def health_target(self) -> str:
+        return f"127.0.0.1:{self._health_port}"
+
     def start(self) -> None:
         """Returns once every health service says that it serves."""
         with self.logs[0].open("ab") as stdout, self.logs[1].open("ab") as stderr:
@@ -98,7 +102,7 @@ class Broker:
 
     def serves(self, service: str) -> bool:
         """What the plaintext health port says of a service."""
-        with grpc.insecure_channel(f"127.0.0.1:{self._health_port}") as channel:
+        with grpc.insecure_channel(self.health_target) as channel:
             try:
                 answer = health_pb2_grpc.HealthStub(channel).Check(
                     health_pb2.HealthCheckRequest(service=service), timeout=1

@@ -19,6 +19,7 @@ import registration  # noqa: E402
 from authority import Authority  # noqa: E402
 from broker import ADMIN, WORKER, Broker  # noqa: E402
 from canary import Canaries  # noqa: E402
+from recorder import Recorder  # noqa: E402
 
 
 def pytest_collection_modifyitems(items):
@@ -94,6 +95,19 @@ def start_broker(brokers, ca, tmp_path_factory):
 @pytest.fixture(scope="session")
 def broker(start_broker, authority):
     return start_broker(authority.url)
+
+
+@pytest.fixture(scope="session")
+def recorder(ca, canaries):
+    recorder = Recorder(ca.server("recorder"))
+    canaries.token(recorder.token)
+    yield recorder
+    recorder.stop()
+
+
+@pytest.fixture(scope="session")
+def recorded_broker(start_broker, recorder):
+    return start_broker(recorder.url)
 
 
 @pytest.fixture

@@ -68,9 +68,7 @@ class Authority:
             .sign(self._key, hashes.SHA256())
         )
         identity = Identity(self.directory / f"{name}.crt", self.directory / f"{name}.key")
-        identity.certificate_file.write_bytes(
-            certificate.public_bytes(serialization.Encoding.PEM)
-        )
+        identity.certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         identity.key_file.touch(mode=0o600)
         identity.key_file.write_bytes(_pkcs8(key))
         return identity

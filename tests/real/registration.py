@@ -17,7 +17,9 @@ def pem_certificate(certificate: pki.ApplicationCertificate) -> admin.Credential
     return admin.Credential(pem_certificate=admin.PemCertificateCredential(pem=certificate.pem))
 
 
-def register(tenant: str, client_id: str, credential, **fields) -> admin.RegisterOrganizationRequest:
+def register(
+    tenant: str, client_id: str, credential, **fields
+) -> admin.RegisterOrganizationRequest:
     """A whole registration. The SharePoint host is given: no Graph is there to ask for it."""
     organization_id = f"org-{uuid.uuid4()}"
     request = admin.RegisterOrganizationRequest(

@@ -1,12 +1,9 @@
 """The contract as a Python program meets it: grpcio, mutual TLS, generated stubs."""
 
 import hashlib
-import socket
-import ssl
 import time
 import uuid
 
-import grpc
 import pytest
 from grpc import StatusCode
 from kodo.broker.admin.v1 import organization_service_pb2 as contract
@@ -149,64 +146,6 @@ def test_stale_revision_changes_nothing(organizations, with_certificate):
     revoke.revision = stale
     assert refusal(organizations.RevokeOrganization, revoke) == conflict
     assert _get(organizations, with_certificate) == organization
-
-
-def test_no_client_certificate_no_connection(broker, ca):
-    with pytest.raises(grpc.RpcError) as caught:
-        broker.tokens(None).GetToken(get_token("contoso", "graph"), timeout=10)
-    assert caught.value.code() == StatusCode.UNAVAILABLE
-
-    context = ssl.create_default_context(cafile=str(ca.file))
-    context.set_alpn_protocols(["h2"])
-    with (
-        socket.create_connection(broker.address, timeout=10) as plain,
-        context.wrap_socket(plain, server_hostname="127.0.0.1") as tls,
-        # TLS 1.3 tells the client after the handshake.
-        pytest.raises(ssl.SSLError, match="(?i)certificate.required"),
-    ):
-        tls.recv(1)
-
-
-@pytest.mark.parametrize(
-    "spiffe_ids",
-    [
-        pytest.param(["spiffe://kodo.other/ns/kodo/sa/worker"], id="foreign-trust-domain"),
-        pytest.param(
-            ["spiffe://kodo.test/ns/kodo/sa/worker", "spiffe://kodo.test/ns/kodo/sa/admin"],
-            id="two-ids",
-        ),
-        pytest.param(["https://kodo.test/ns/kodo/sa/worker"], id="no-spiffe-id"),
-    ],
-)
-def test_caller_needs_one_id_of_the_trust_domain(broker, ca, spiffe_ids):
-    stranger = ca.client("stranger", *spiffe_ids)
-    request = get_token("contoso", "graph")
-    assert refusal(broker.tokens(stranger).GetToken, request) == Refusal(
-        StatusCode.UNAUTHENTICATED, "PEER_IDENTITY_INVALID"
-    )
-
-
-def test_worker_is_no_operator(broker, worker, organizations, with_secret):
-    assert refusal(broker.organizations(worker).RegisterOrganization, with_secret) == Refusal(
-        StatusCode.PERMISSION_DENIED, "CALLER_NOT_AUTHORIZED"
-    )
-    assert _get_refusal(organizations, with_secret).reason == "ORGANIZATION_NOT_FOUND"
-
-
-def test_operator_is_no_worker(broker, admin, organizations, with_secret):
-    organizations.RegisterOrganization(with_secret, timeout=30)
-    request = get_token(with_secret.organization_id, "graph")
-    assert refusal(broker.tokens(admin).GetToken, request) == Refusal(
-        StatusCode.PERMISSION_DENIED, "CALLER_NOT_AUTHORIZED"
-    )
-
-
-def test_ungranted_resource(organizations, tokens, with_secret):
-    organizations.RegisterOrganization(with_secret, timeout=30)
-    request = get_token(with_secret.organization_id, "azure_ad_graph")
-    assert refusal(tokens.GetToken, request) == Refusal(
-        StatusCode.PERMISSION_DENIED, "RESOURCE_NOT_ALLOWED"
-    )
 
 
 def test_answered_registration_survives_a_kill(

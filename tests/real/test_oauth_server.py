@@ -64,7 +64,7 @@ def test_authority_accepts_an_assertion_once(session, authority, application):
     assert answers[1].json()["error"] == "invalid_client"
 
 
-@pytest.mark.parametrize("resource, audience", [("graph", GRAPH), ("exchange", EXCHANGE)])
+@pytest.mark.parametrize(("resource", "audience"), [("graph", GRAPH), ("exchange", EXCHANGE)])
 def test_secret_gets_tokens(
     organizations, tokens, with_secret, application, decode, canaries, resource, audience
 ):
