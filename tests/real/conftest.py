@@ -3,7 +3,7 @@
 import sys
 import tempfile
 import uuid
-from dataclasses import dataclass
+from functools import cached_property
 
 import pytest
 
@@ -120,28 +120,27 @@ def organizations(broker, admin):
     return broker.organizations(admin)
 
 
-@dataclass(frozen=True)
 class Application:
     """An app registration, and the credentials that its administrator has at hand."""
 
-    client_id: str
-    secret: str
-    certificate: pki.ApplicationCertificate
+    def __init__(self, canaries):
+        self.client_id = str(uuid.uuid4())
+        self.secret = canaries.client_secret()
+        self._canaries = canaries
+        canaries.guid(self.client_id)
+
+    @cached_property
+    def certificate(self) -> pki.ApplicationCertificate:
+        """Made when first asked for: an RSA key takes its time."""
+        certificate = pki.ApplicationCertificate()
+        self._canaries.private_key(certificate.prime)
+        return certificate
 
 
 @pytest.fixture(scope="session")
 def new_application(canaries):
     """Makes applications that no authority knows yet."""
-
-    def make():
-        application = Application(
-            str(uuid.uuid4()), canaries.client_secret(), pki.ApplicationCertificate()
-        )
-        canaries.guid(application.client_id)
-        canaries.private_key(application.certificate.prime)
-        return application
-
-    return make
+    return lambda: Application(canaries)
 
 
 @pytest.fixture

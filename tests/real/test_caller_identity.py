@@ -10,7 +10,7 @@ from kodo.broker.admin.v1 import organization_service_pb2 as contract
 from kodo.broker.v1 import token_service_pb2_grpc
 
 import pki
-from broker import ADMIN, WORKER
+from broker import ADMIN, OPTIONS, WORKER
 from refusal import Refusal, refusal
 from registration import get_token
 
@@ -98,7 +98,7 @@ def test_ungranted_resource(organizations, tokens, with_secret):
 
 
 def test_health_port_serves_health_alone(broker):
-    with grpc.insecure_channel(broker.health_target) as channel:
+    with grpc.insecure_channel(broker.health_target, OPTIONS) as channel:
         stub = token_service_pb2_grpc.TokenServiceStub(channel)
         with pytest.raises(grpc.RpcError) as caught:
             stub.GetToken(ANY, timeout=10)
