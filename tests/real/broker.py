@@ -142,7 +142,6 @@ class Broker:
 listen = "127.0.0.1:{self._port}"
 health_listen = "127.0.0.1:{self._health_port}"
 reflection = true
-drain_seconds = 5
 
 [server.tls]
 certificate_file = "{identity.certificate_file}"

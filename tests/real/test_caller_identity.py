@@ -57,11 +57,14 @@ def test_caller_needs_one_id_of_the_trust_domain(broker, ca, names):
     )
 
 
-def test_caller_that_no_grant_names(broker, ca):
-    guest = ca.client("guest", f"{WORKER}-of-another-kind")
-    assert refusal(broker.tokens(guest).GetToken, ANY) == Refusal(
-        StatusCode.PERMISSION_DENIED, "CALLER_NOT_AUTHORIZED"
-    )
+def test_caller_that_no_grant_names(broker, ca, organizations, with_secret):
+    """It cannot find out by asking which organizations there are."""
+    organizations.RegisterOrganization(with_secret, timeout=30)
+    guest = broker.tokens(ca.client("guest", f"{WORKER}-of-another-kind"))
+    known = refusal(guest.GetToken, get_token(with_secret.organization_id, "graph"))
+    unknown = refusal(guest.GetToken, ANY)
+    assert known == Refusal(StatusCode.NOT_FOUND, "ORGANIZATION_NOT_FOUND")
+    assert known.text.replace(with_secret.organization_id, "nobody") == unknown.text
 
 
 def test_caller_may_send_its_chain(broker, ca, worker, tmp_path):

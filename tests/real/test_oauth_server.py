@@ -120,7 +120,7 @@ def test_rejected_rotation_changes_nothing(organizations, tokens, with_secret, c
 
 
 def test_domain_becomes_the_tenant_id(organizations, authority, with_secret):
-    """The issuer of the authority's discovery document carries it, as Entra's does."""
+    """The URLs of the authority's discovery document carry it, as Entra's do."""
     with_secret.tenant = authority.domain
     organization = organizations.RegisterOrganization(with_secret, timeout=30).organization
     assert organization.tenant_id == authority.tenant
@@ -135,7 +135,7 @@ def test_host_that_the_authority_does_not_know(organizations, tokens, with_certi
         return refusal(tokens.GetToken, get_token(name, "sharepoint", sharepoint_host=host))
 
     assert ask("contoso-my.sharepoint.com") == Refusal(
-        StatusCode.FAILED_PRECONDITION, "IDP_REJECTED"
+        StatusCode.FAILED_PRECONDITION, "RESOURCE_UNAVAILABLE"
     )
     assert ask("fabrikam.sharepoint.com") == Refusal(
         StatusCode.FAILED_PRECONDITION, "SHAREPOINT_HOST_NOT_LISTED"
