@@ -15,7 +15,7 @@ import readline from 'node:readline';
 
 import Koa from 'koa';
 import mount from 'koa-mount';
-import Provider from 'oidc-provider';
+import Provider, { errors } from 'oidc-provider';
 
 // Standard output is for answers alone; the provider prints notices of its own.
 globalThis.console = new console.Console(process.stderr);
@@ -67,7 +67,7 @@ function provider(issuer, tenant, resources) {
         defaultResource: resourceOf,
         useGrantedResource: () => true,
         getResourceServerInfo: (_, resource) => {
-          if (!resources.includes(resource)) throw new Provider.errors.InvalidTarget();
+          if (!resources.includes(resource)) throw new errors.InvalidTarget();
           return {
             scope: `${resource}/.default`,
             audience: resource,
