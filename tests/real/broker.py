@@ -170,7 +170,8 @@ graph_url = "{authority}/graph"
 
 [log]
 format = "json"
-filter = "debug"
+# What any library could say, so that the search for secrets covers it.
+filter = "trace"
 """
 
 
