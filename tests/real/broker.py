@@ -1,0 +1,184 @@
+"""The broker under test, as an operator runs it: the binary with a configuration file."""
+
+import base64
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from kodo.broker.admin.v1 import organization_service_pb2_grpc
+from kodo.broker.v1 import token_service_pb2_grpc
+
+import pki
+
+BINARY = Path(
+    os.environ.get("KODO_BROKER_BIN")
+    or Path(__file__).parents[2] / "target" / "debug" / "kodo-broker"
+).resolve()
+
+TRUST_DOMAIN = "kodo.test"
+WORKER = f"spiffe://{TRUST_DOMAIN}/ns/kodo/sa/worker"
+ADMIN = f"spiffe://{TRUST_DOMAIN}/ns/kodo/sa/admin"
+
+# A proxy that the machine's environment names has no part in this.
+OPTIONS = [("grpc.enable_http_proxy", 0)]
+
+START_SECONDS = 30
+STOP_SECONDS = 30
+
+POLICY = f"""
+[[grant]]
+callers = ["{WORKER}"]
+actions = ["get_token"]
+organizations = ["*"]
+resources = ["graph", "exchange", "sharepoint"]
+
+[[grant]]
+callers = ["{ADMIN}"]
+actions = ["register", "get", "list", "rotate", "revoke"]
+organizations = ["*"]
+"""
+
+
+class Broker:
+    """One data directory and, while started, the process that serves it."""
+
+    def __init__(self, directory: Path, ca: pki.Authority, identity: pki.Identity, authority: str):
+        self.directory = directory
+        self.data = directory / "data"
+        self.data.mkdir(mode=0o700)
+        self.logs = [directory / "stdout", directory / "stderr"]
+        self._ca = ca
+        self._port, self._health_port = _free_ports(2)
+        self._process = None
+        self._channels = []
+        kek = directory / "kek"
+        kek.touch(mode=0o600)
+        kek.write_bytes(base64.b64encode(secrets.token_bytes(32)))
+        (directory / "policy.toml").write_text(POLICY)
+        (directory / "broker.toml").write_text(self._config(identity, authority))
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return ("127.0.0.1", self._port)
+
+    @property
+    def health_target(self) -> str:
+        return f"127.0.0.1:{self._health_port}"
+
+    def start(self) -> None:
+        """Returns once every health service says that it serves."""
+        with self.logs[0].open("ab") as stdout, self.logs[1].open("ab") as stderr:
+            self._process = subprocess.Popen(
+                [BINARY, "serve", "--config", self.directory / "broker.toml"],
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while not all(self.serves(service) for service in ("", "liveness", "readiness")):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the broker does not get ready:\n{self.output()}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Ends it as an orchestrator does, which has to be a success."""
+        if self._process is None:
+            return
+        self._close_channels()
+        self._process.send_signal(signal.SIGTERM)
+        code = self._process.wait(STOP_SECONDS)
+        self._process = None
+        assert code == 0, f"the broker ended with {code}:\n{self.output()}"
+
+    def kill(self) -> None:
+        """Ends it without a chance to write anything more."""
+        self._close_channels()
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+
+    def serves(self, service: str) -> bool:
+        """What the plaintext health port says of a service."""
+        with grpc.insecure_channel(self.health_target, OPTIONS) as channel:
+            try:
+                answer = health_pb2_grpc.HealthStub(channel).Check(
+                    health_pb2.HealthCheckRequest(service=service), timeout=1
+                )
+            except grpc.RpcError:
+                return False
+        return answer.status == health_pb2.HealthCheckResponse.SERVING
+
+    def tokens(self, caller: pki.Identity | None):
+        """The worker's side of the contract, called with a client certificate or without one."""
+        return token_service_pb2_grpc.TokenServiceStub(self._channel(caller))
+
+    def organizations(self, caller: pki.Identity):
+        """The operator's side of the contract."""
+        return organization_service_pb2_grpc.OrganizationServiceStub(self._channel(caller))
+
+    def output(self) -> str:
+        return "\n".join(log.read_text(errors="replace") for log in self.logs)
+
+    def _channel(self, caller):
+        pair = (caller.key, caller.certificate) if caller else (None, None)
+        credentials = grpc.ssl_channel_credentials(self._ca.file.read_bytes(), *pair)
+        channel = grpc.secure_channel(f"127.0.0.1:{self._port}", credentials, OPTIONS)
+        self._channels.append(channel)
+        return channel
+
+    def _close_channels(self) -> None:
+        while self._channels:
+            self._channels.pop().close()
+
+    def _config(self, identity: pki.Identity, authority: str) -> str:
+        return f"""
+[server]
+listen = "127.0.0.1:{self._port}"
+health_listen = "127.0.0.1:{self._health_port}"
+reflection = true
+
+[server.tls]
+certificate_file = "{identity.certificate_file}"
+key_file = "{identity.key_file}"
+
+[identity]
+trust_domain = "{TRUST_DOMAIN}"
+client_ca_file = "{self._ca.file}"
+
+[policy]
+file = "{self.directory}/policy.toml"
+
+[store]
+kind = "sled"
+directory = "{self.data}"
+
+[kek]
+file = "{self.directory}/kek"
+
+[entra]
+extra_ca_file = "{self._ca.file}"
+
+[entra.loopback_authority.global]
+authority_url = "{authority}"
+graph_url = "{authority}/graph"
+
+[log]
+format = "json"
+# What any library could say, so that the search for secrets covers it.
+filter = "trace"
+"""
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that were free a moment ago; held together, so that they differ."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [listener.getsockname()[1] for listener in sockets]
+    for listener in sockets:
+        listener.close()
+    return ports
