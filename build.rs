@@ -32,6 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .client_mod_attribute(".", "#[cfg(feature = \"client\")]")
         .server_mod_attribute(".", "#[cfg(feature = \"server\")]")
+        .codec_path("crate::pb::codec::ProtobufCodec")
         .skip_debug(REDACTED.iter().copied())
         .compile_fds(descriptors)?;
     Ok(())

@@ -15,6 +15,9 @@
     )
 )]
 
+#[cfg(any(feature = "client", feature = "server"))]
+pub mod codec;
+
 /// The worker's contract, `kodo.broker.v1`.
 pub mod v1 {
     tonic::include_proto!("kodo.broker.v1");
