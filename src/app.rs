@@ -130,7 +130,7 @@ impl Broker {
             organizations: OrganizationService {
                 policy,
                 vault: vault.clone(),
-                registrar: Registrar::new(vault, entra, tokens, clock),
+                registrar: Registrar::new(vault, entra, tokens, clock, tasks.clone()),
                 call_timeout: limits.call_timeout(),
             },
             reflection: config.server.reflection,

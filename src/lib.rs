@@ -83,6 +83,8 @@ pub mod kek;
 #[cfg(feature = "server")]
 pub mod organization;
 #[cfg(feature = "server")]
+mod private_file;
+#[cfg(feature = "server")]
 pub mod registration;
 #[cfg(feature = "server")]
 pub mod rpc;

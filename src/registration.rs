@@ -6,6 +6,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use tokio_util::task::TaskTracker;
+
 use crate::{
     clock::Clock,
     credential::{Credential, intake},
@@ -23,12 +25,17 @@ const EXPIRES_SOON: Duration = Duration::from_secs(30 * 24 * 3600);
 const KEY_BITS_ADVISED: usize = 3072;
 
 /// Changes what the vault holds.
+///
+/// Each change runs in a task of its own: a caller who goes away, or whose time is up, must not leave
+/// a revocation on disk whose tokens are still served.
 #[derive(Clone, Debug)]
 pub struct Registrar {
     vault: Arc<Vault>,
     entra: Arc<Client>,
     tokens: TokenCache,
     clock: Clock,
+    /// Changes under way, waited for when the broker stops.
+    changes: TaskTracker,
 }
 
 /// What an operator knows of a new organization.
@@ -94,17 +101,27 @@ pub enum Error {
     /// The vault refuses or failed.
     #[error(transparent)]
     Vault(#[from] vault::Error),
+    /// The change ended without an outcome: the broker stops.
+    #[error("the change was interrupted; read the organization to see whether it was made")]
+    Interrupted,
 }
 
 impl Registrar {
     /// A registrar over its parts.
     #[must_use]
-    pub fn new(vault: Arc<Vault>, entra: Arc<Client>, tokens: TokenCache, clock: Clock) -> Self {
+    pub fn new(
+        vault: Arc<Vault>,
+        entra: Arc<Client>,
+        tokens: TokenCache,
+        clock: Clock,
+        changes: TaskTracker,
+    ) -> Self {
         Self {
             vault,
             entra,
             tokens,
             clock,
+            changes,
         }
     }
 
@@ -119,6 +136,62 @@ impl Registrar {
     /// # Errors
     /// [`Error`]; nothing is stored then.
     pub async fn register(
+        &self,
+        registration: Registration,
+        mark: RequestMark,
+        mode: Mode,
+    ) -> Result<Changed, Error> {
+        let this = self.clone();
+        self.run(async move { this.prove_and_register(registration, mark, mode).await })
+            .await
+    }
+
+    /// Replaces the credential of an organization.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing is changed then.
+    pub async fn rotate(
+        &self,
+        id: &OrganizationId,
+        revision: u64,
+        credential: Credential,
+        mark: RequestMark,
+        mode: Mode,
+    ) -> Result<Changed, Error> {
+        let (this, id) = (self.clone(), id.clone());
+        self.run(async move {
+            this.prove_and_rotate(&id, revision, credential, mark, mode)
+                .await
+        })
+        .await
+    }
+
+    /// Revokes an organization. Once this returns, the cache has none of its tokens, and no flight
+    /// under way will bring one.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing is changed then.
+    pub async fn revoke(
+        &self,
+        id: &OrganizationId,
+        revision: u64,
+        mark: RequestMark,
+    ) -> Result<Organization, Error> {
+        let (this, id) = (self.clone(), id.clone());
+        self.run(async move { this.revoke_and_forget(&id, revision, mark).await })
+            .await
+    }
+
+    /// Runs a change to its end, whoever still waits for it.
+    async fn run<T: Send + 'static>(
+        &self,
+        change: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let outcome = self.changes.spawn(change).await;
+        outcome.unwrap_or(Err(Error::Interrupted))
+    }
+
+    async fn prove_and_register(
         &self,
         registration: Registration,
         mark: RequestMark,
@@ -171,11 +244,7 @@ impl Registrar {
         })
     }
 
-    /// Replaces the credential of an organization.
-    ///
-    /// # Errors
-    /// [`Error`]; nothing is changed then.
-    pub async fn rotate(
+    async fn prove_and_rotate(
         &self,
         id: &OrganizationId,
         revision: u64,
@@ -215,12 +284,7 @@ impl Registrar {
         })
     }
 
-    /// Revokes an organization. Once this returns, the cache has none of its tokens, and no flight
-    /// under way will bring one.
-    ///
-    /// # Errors
-    /// [`Error`]; nothing is changed then.
-    pub async fn revoke(
+    async fn revoke_and_forget(
         &self,
         id: &OrganizationId,
         revision: u64,

@@ -12,7 +12,13 @@ use rustls::{
     server::{NoServerSessionStorage, WebPkiClientVerifier},
 };
 
-use crate::config::{IdentityConfig, TlsConfig};
+use crate::{
+    config::{IdentityConfig, TlsConfig},
+    private_file,
+};
+
+/// Longest key file, in bytes.
+const KEY_BYTES_MAX: usize = 64 * 1024;
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +107,10 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
 }
 
 fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, Error> {
-    let pem = zeroize::Zeroizing::new(read(file)?);
+    let pem = private_file::read(file, KEY_BYTES_MAX).map_err(|source| Error::Unreadable {
+        file: file.to_owned(),
+        source,
+    })?;
     PrivateKeyDer::from_pem_slice(&pem).map_err(|_| Error::Malformed {
         file: file.to_owned(),
         expected: "private key",

@@ -1,25 +1,16 @@
 //! A KEK from a file: for a single node, a systemd credential or a mounted Kubernetes secret.
 
-use std::{
-    fs,
-    io::{self, Read as _},
-    os::unix::fs::MetadataExt as _,
-    path::Path,
-};
+use std::path::Path;
 
 use async_trait::async_trait;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use zeroize::Zeroizing;
 
 use super::{Error, KekId, KeyProvider};
-use crate::{credential::Hex, sealed, secret::SymmetricKey};
+use crate::{credential::Hex, private_file, sealed, secret::SymmetricKey};
 
 /// Longest KEK file, in bytes: 44 characters of base64 and white space around them.
-const FILE_BYTES_MAX: u64 = 256;
-/// Permission bits that would let somebody else read or change the file: group write and execute,
-/// and everything for others. Group read stays allowed: Kubernetes mounts secrets that way.
-const FORBIDDEN_MODE: u32 = 0o037;
+const FILE_BYTES_MAX: usize = 256;
 
 /// A KEK that was read from a file.
 #[derive(Debug)]
@@ -38,7 +29,8 @@ impl FileKey {
             file: file.to_owned(),
             reason,
         };
-        let text = read_private(file).map_err(|error| refused(error.to_string()))?;
+        let text =
+            private_file::read(file, FILE_BYTES_MAX).map_err(|error| refused(error.to_string()))?;
         let bytes = BASE64_STANDARD
             .decode(text.trim_ascii())
             .unwrap_or_default();
@@ -86,28 +78,9 @@ impl KeyProvider for FileKey {
     }
 }
 
-/// Reads a small file that nobody else may read or change.
-fn read_private(file: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
-    let open = fs::File::open(file)?;
-    // Asked of the open file, so that it cannot be exchanged in between.
-    let metadata = open.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::other("is not a regular file"));
-    }
-    if metadata.mode() & FORBIDDEN_MODE != 0 {
-        return Err(io::Error::other(format!(
-            "its mode {:04o} lets others at it; run `chmod 0600` on it",
-            metadata.mode() & 0o7777,
-        )));
-    }
-    let mut text = Zeroizing::new(Vec::with_capacity(FILE_BYTES_MAX as usize));
-    open.take(FILE_BYTES_MAX).read_to_end(&mut text)?;
-    Ok(text)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{fs, os::unix::fs::PermissionsExt as _};
 
     use super::*;
 
@@ -144,7 +117,8 @@ mod tests {
         ] {
             let (_directory, file) = write(0o600, content);
             let error = FileKey::load(&file).expect_err("refused").to_string();
-            assert!(error.contains("openssl rand"), "{error}");
+            let remedy = ["openssl rand", "is longer than 256 bytes"];
+            assert!(remedy.iter().any(|text| error.contains(text)), "{error}");
             assert!(content.is_empty() || !error.contains(&*String::from_utf8_lossy(content)));
         }
     }

@@ -108,6 +108,8 @@ impl organization_service_server::OrganizationService for OrganizationService {
         request: Request<RotateCredentialRequest>,
     ) -> Result<Response<RotateCredentialResponse>, Status> {
         let caller = caller(&request)?;
+        // Before a key is derived for somebody who may not rotate anything.
+        self.policy.check_any(&caller, Action::Rotate)?;
         let mut request = request.into_inner();
         let mark = self.mark(take(&mut request.request_id), &request);
         let mode = mode(request.validate_only);

@@ -154,6 +154,7 @@ impl From<registration::Error> for Status {
         match error {
             registration::Error::Entra(error) => error.into(),
             registration::Error::Vault(error) => of_vault(&error),
+            registration::Error::Interrupted => shutting_down(),
         }
     }
 }

@@ -107,8 +107,12 @@ impl TokenCache {
     /// Drops the organization's tokens, and the outcome of any flight under way.
     pub fn forget(&self, id: &OrganizationId) {
         let organizations = self.0.organizations.pin();
-        if let Some(organization) = organizations.get(id) {
+        while let Some(organization) = organizations.get(id) {
             let mut tokens = organization.lock();
+            // Somebody else took it out; there may be another in its place by now.
+            if tokens.detached {
+                continue;
+            }
             tokens.epoch += 1;
             tokens.detached = true;
             self.0
@@ -146,6 +150,9 @@ impl TokenCache {
         let organizations = self.0.organizations.pin();
         for (id, organization) in &organizations {
             let mut tokens = organization.lock();
+            if tokens.detached {
+                continue;
+            }
             let before = tokens.slots.len();
             tokens.slots.retain(|_, slot| {
                 slot.is_flying()

@@ -1,0 +1,44 @@
+//! Reads files that hold a key: small, and closed to everybody else.
+
+use std::{
+    fs,
+    io::{self, Read as _},
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+};
+
+use zeroize::Zeroizing;
+
+/// Permission bits that would let somebody else read or change the file: group write and execute,
+/// and everything for others. Group read stays allowed: Kubernetes mounts secrets that way.
+const FORBIDDEN_MODE: u32 = 0o037;
+
+/// Reads a file of at most `bytes_max` bytes.
+///
+/// # Errors
+/// Those of the file system, and a sentence with the remedy if the file is longer, no regular file,
+/// or open to others.
+pub(crate) fn read(file: &Path, bytes_max: usize) -> io::Result<Zeroizing<Vec<u8>>> {
+    let open = fs::File::open(file)?;
+    // Asked of the open file, so that it cannot be exchanged in between.
+    let metadata = open.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("is not a regular file"));
+    }
+    if metadata.mode() & FORBIDDEN_MODE != 0 {
+        return Err(io::Error::other(format!(
+            "its mode {:04o} lets others at it; run `chmod 0600` on it",
+            metadata.mode() & 0o7777,
+        )));
+    }
+    // One byte more than allowed, to tell; never more than reserved, since growing would leave
+    // pieces of the key behind in freed memory.
+    let mut content = Zeroizing::new(Vec::with_capacity(bytes_max + 1));
+    open.take(bytes_max as u64 + 1).read_to_end(&mut content)?;
+    if content.len() > bytes_max {
+        return Err(io::Error::other(format!(
+            "is longer than {bytes_max} bytes"
+        )));
+    }
+    Ok(content)
+}
