@@ -13,7 +13,7 @@ use std::{
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinHandle,
-    time::{interval, timeout},
+    time::{Instant, interval, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -167,10 +167,11 @@ impl Broker {
         }
         self.stop.cancel();
         // hyper may wait for a peer that never answers; the time limit is ours.
-        let served = timeout(self.drain, self.serving).await;
+        let deadline = Instant::now() + self.drain;
+        let served = timeout_at(deadline, self.serving).await;
         self.end.cancel();
         self.tasks.close();
-        if timeout(self.drain, self.tasks.wait()).await.is_err() {
+        if timeout_at(deadline, self.tasks.wait()).await.is_err() {
             tracing::warn!("stopped before everything had finished");
         }
         match served {

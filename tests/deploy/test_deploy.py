@@ -282,7 +282,7 @@ def test_meshes_capture_the_port_and_pass_it_through(objects, pod):
 
 
 def test_kubernetes_waits_longer_than_the_broker_drains(pod, broker):
-    assert pod["spec"]["terminationGracePeriodSeconds"] > broker["server"]["drain_seconds"] + 5
+    assert pod["spec"]["terminationGracePeriodSeconds"] > broker["server"]["limits"]["drain_seconds"] + 5
 
 
 def test_memory_is_reserved_whole(container):
@@ -449,7 +449,7 @@ def test_unit_hands_over_the_files_of_its_configuration():
 
 
 def test_systemd_waits_longer_than_the_broker_drains():
-    drain = config("deploy/systemd/broker.toml")["server"]["drain_seconds"]
+    drain = config("deploy/systemd/broker.toml")["server"]["limits"]["drain_seconds"]
     assert int(unit()["TimeoutStopSec"][0]) > drain + 5
 
 
