@@ -10,7 +10,7 @@
 //! `m/root` names the store and holds its wrapped root key. `o/<index>` is an organization's sealed
 //! record and `k/<index>` its wrapped key, where *index* is an HMAC of the organization's id: a copy
 //! of the store tells neither who the customers are nor what belongs to whom. Formats:
-//! [`envelope`], [`record`], [`crate::sealed`].
+//! `vault/envelope.rs`, `vault/record.rs`, [`crate::sealed`].
 //!
 //! # What it does not protect against
 //! Whoever has the KEK and the store has everything. Secrets are in this process's memory while a
