@@ -6,6 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -324,11 +325,12 @@ impl Registrar {
     ) -> Result<Token, Error> {
         let audience = Audience::graph(organization.cloud);
         let principal = organization.principal();
+        let asked_at = Instant::now();
         let grant = self
             .entra
             .request_token(principal, credential, &audience)
             .await?;
-        Ok(Token::new(grant, audience, organization))
+        Ok(Token::new(grant, asked_at, audience, organization))
     }
 
     fn keep(&self, id: &OrganizationId, proof: Token) {

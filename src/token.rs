@@ -51,7 +51,7 @@ pub struct Token {
     pub credential_version: u64,
     /// SHA-256 of it: its name in logs.
     pub fingerprint: [u8; 32],
-    /// When it was issued, as far as we know.
+    /// When it was asked for.
     issued_at: Instant,
     /// When a worker should ask again.
     pub refresh_at: Instant,
@@ -92,10 +92,15 @@ pub enum Error {
 }
 
 impl Token {
-    /// The token of a grant that arrived now.
+    /// The token of a grant. Its life counts from when it was asked for, since how long the answer
+    /// was under way is not known: it is never taken to live longer than it does.
     #[must_use]
-    pub fn new(grant: Grant, audience: Audience, organization: &Organization) -> Self {
-        let now = Instant::now();
+    pub fn new(
+        grant: Grant,
+        asked_at: Instant,
+        audience: Audience,
+        organization: &Organization,
+    ) -> Self {
         let life = grant.expires_in;
         // Exposed: the fingerprint is a digest of the token.
         let fingerprint = Thumbprints::of(grant.access_token.expose().as_bytes()).sha256;
@@ -108,9 +113,9 @@ impl Token {
                 .as_ref()
                 .map_or(0, |info| info.version),
             fingerprint,
-            issued_at: now,
-            refresh_at: now + grant.refresh_in.unwrap_or(life / 2),
-            expires_at: now + life,
+            issued_at: asked_at,
+            refresh_at: asked_at + grant.refresh_in.unwrap_or(life / 2),
+            expires_at: asked_at + life,
         }
     }
 

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use super::{Error, Token, TokenKey};
+use tokio::time::Instant;
+
 use crate::{
     credential::Credential,
     entra::{self, Principal, TokenEndpoint, cloud::Audience},
@@ -44,11 +46,12 @@ impl Mint {
             .audience(organization, credential, &key.resource)
             .await?;
         let principal = organization.principal();
+        let asked_at = Instant::now();
         let grant = self
             .endpoint
             .request_token(principal, credential, &audience)
             .await?;
-        Ok(Token::new(grant, audience, organization))
+        Ok(Token::new(grant, asked_at, audience, organization))
     }
 
     async fn audience(
