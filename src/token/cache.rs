@@ -107,8 +107,12 @@ impl TokenCache {
     /// Drops the organization's tokens, and the outcome of any flight under way.
     pub fn forget(&self, id: &OrganizationId) {
         let organizations = self.0.organizations.pin();
-        if let Some(organization) = organizations.get(id) {
+        while let Some(organization) = organizations.get(id) {
             let mut tokens = organization.lock();
+            // Left the map while we waited for the lock: what is there now is another.
+            if tokens.detached {
+                continue;
+            }
             tokens.epoch += 1;
             tokens.detached = true;
             self.0
@@ -117,6 +121,7 @@ impl TokenCache {
             // Whoever waits for one of its flights still has a receiver of it.
             tokens.slots.clear();
             organizations.remove(id);
+            return;
         }
     }
 
@@ -146,6 +151,10 @@ impl TokenCache {
         let organizations = self.0.organizations.pin();
         for (id, organization) in &organizations {
             let mut tokens = organization.lock();
+            // No longer in the map: its place may be another's by now.
+            if tokens.detached {
+                continue;
+            }
             let before = tokens.slots.len();
             tokens.slots.retain(|_, slot| {
                 slot.is_flying()
