@@ -101,7 +101,7 @@ async fn the_count_of_slots_stays_right_under_load() {
     for worker in 0..4_usize {
         let fixture = fixture.clone();
         workers.spawn(async move {
-            for step in 0..500_usize {
+            for step in 0..2000_usize {
                 let name = ids[(step * 7 + worker) % ids.len()];
                 let resource = match (step + worker) % 3 {
                     0 => Resource::Graph,
