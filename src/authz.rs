@@ -187,6 +187,9 @@ impl Policy {
                 "`{caller}` is outside the trust domain {trust_domain}; no caller can have it"
             ));
         }
+        if !prefix && id.path().is_empty() {
+            return Err(format!("`{caller}` has no path; no caller can have it"));
+        }
         if prefix {
             self.below.push((format!("{id}/"), grant.clone()));
         } else {

@@ -106,7 +106,7 @@ pub enum Error {
     Store(#[from] store::Error),
     /// The KEK is missing, wrong or failed.
     #[error(transparent)]
-    Kek(#[from] kek::Error),
+    Kek(kek::Error),
     /// The cryptographic library failed.
     #[error(transparent)]
     Crypto(#[from] sealed::CryptoFailed),
@@ -228,6 +228,18 @@ impl Vault {
             store: self.root.id,
             kind: ORGANIZATION,
             index,
+        }
+    }
+}
+
+impl From<kek::Error> for Error {
+    fn from(error: kek::Error) -> Self {
+        match error {
+            // The KEK is the right one, so it is the store that is not.
+            kek::Error::DoesNotOpen => {
+                Self::Corrupt("a wrapped key that was changed, or moved from another record")
+            }
+            other => Self::Kek(other),
         }
     }
 }

@@ -260,9 +260,11 @@ fn rejected(rejection: &Rejection) -> Status {
         RejectionKind::ConsentRequired => Reason::ConsentRequired,
         RejectionKind::BlockedByPolicy => Reason::BlockedByPolicy,
         RejectionKind::ClockSkew => Reason::ClockSkew,
-        RejectionKind::Throttled => Reason::IdpThrottled,
-        RejectionKind::Transient => Reason::IdpUnreachable,
-        RejectionKind::Other => Reason::IdpRejected,
+        // Throttling and trouble are errors of their own, which say when to ask again; as rejections
+        // they do not get here.
+        RejectionKind::Throttled | RejectionKind::Transient | RejectionKind::Other => {
+            Reason::IdpRejected
+        }
     };
     let support = &rejection.support;
     let code = rejection.code.map(|code| code.to_string());

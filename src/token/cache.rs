@@ -109,7 +109,7 @@ impl TokenCache {
         let organizations = self.0.organizations.pin();
         while let Some(organization) = organizations.get(id) {
             let mut tokens = organization.lock();
-            // Somebody else took it out; there may be another in its place by now.
+            // Left the map while we waited for the lock: what is there now is another.
             if tokens.detached {
                 continue;
             }
@@ -121,6 +121,7 @@ impl TokenCache {
             // Whoever waits for one of its flights still has a receiver of it.
             tokens.slots.clear();
             organizations.remove(id);
+            return;
         }
     }
 
@@ -150,6 +151,7 @@ impl TokenCache {
         let organizations = self.0.organizations.pin();
         for (id, organization) in &organizations {
             let mut tokens = organization.lock();
+            // No longer in the map: its place may be another's by now.
             if tokens.detached {
                 continue;
             }

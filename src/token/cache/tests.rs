@@ -1,1 +1,275 @@
-// tests
+use std::{collections::VecDeque, time::SystemTime};
+
+use async_trait::async_trait;
+use tokio::{
+    sync::Semaphore,
+    task::{JoinSet, yield_now},
+    time::advance,
+};
+
+use super::*;
+use crate::{
+    credential::{Certificate, Credential},
+    entra::{self, Grant, Principal, Rejection, TokenEndpoint, cloud::Audience},
+    kek::local::FileKey,
+    organization::{ClientId, Cloud, SharePointHost, TenantId},
+    secret::{AccessToken, ClientSecret, PrivateKey, SymmetricKey},
+    store::memory::MemoryStore,
+    vault::{NewOrganization, Vault},
+};
+
+mod flight;
+mod life;
+mod sharepoint;
+mod slot;
+
+const MARGIN: Duration = Duration::from_secs(300);
+const LIFE: Duration = Duration::from_secs(3600);
+/// More requests than any test makes.
+const OPEN: usize = 1_000_000;
+
+/// What the token endpoint answers next.
+#[derive(Clone, Copy, Debug)]
+enum Answer {
+    Token(Duration),
+    Unreachable,
+    Throttled,
+    Rejected,
+    Never,
+    Panic,
+}
+
+/// A token endpoint that does as it is told, and a token for each call without orders.
+#[derive(Debug)]
+struct Entra {
+    /// URLs that tokens were asked for, in order.
+    asked: Mutex<Vec<String>>,
+    script: Mutex<VecDeque<Answer>>,
+    root_host: Mutex<Option<Answer>>,
+    /// A permit lets one request go on.
+    gate: Semaphore,
+}
+
+impl Entra {
+    fn calls(&self) -> usize {
+        self.asked.lock().expect("no panic").len()
+    }
+
+    fn will(&self, answers: &[Answer]) {
+        self.script.lock().expect("no panic").extend(answers);
+    }
+
+    /// Keeps requests in flight until [`Self::release`].
+    fn hold(&self) {
+        self.gate.forget_permits(usize::MAX);
+    }
+
+    fn release(&self) {
+        self.gate.add_permits(OPEN);
+    }
+
+    async fn called(&self, times: usize) {
+        while self.calls() < times {
+            yield_now().await;
+        }
+    }
+}
+
+fn unreachable() -> entra::Error {
+    entra::Error::Unreachable {
+        host: "login.example".into(),
+        reason: "no connection".into(),
+    }
+}
+
+fn failure(answer: Answer) -> entra::Error {
+    match answer {
+        Answer::Throttled => entra::Error::Throttled {
+            retry_after: MARGIN,
+        },
+        Answer::Rejected => {
+            let rejection = Rejection::new("invalid_client", None, "", Default::default());
+            entra::Error::Rejected(rejection.into())
+        }
+        _ => unreachable(),
+    }
+}
+
+#[async_trait]
+impl TokenEndpoint for Entra {
+    async fn request_token(
+        &self,
+        _: Principal,
+        _: &Credential,
+        audience: &Audience,
+    ) -> Result<Grant, entra::Error> {
+        let number = {
+            let mut asked = self.asked.lock().expect("no panic");
+            asked.push(audience.url().to_owned());
+            asked.len()
+        };
+        let answer = self.script.lock().expect("no panic").pop_front();
+        self.gate.acquire().await.expect("open").forget();
+        match answer.unwrap_or(Answer::Token(LIFE)) {
+            Answer::Token(life) => Ok(Grant {
+                access_token: AccessToken::new(format!("token {number}")),
+                expires_in: life,
+                refresh_in: None,
+            }),
+            Answer::Never => std::future::pending().await,
+            Answer::Panic => panic!("as the test wants it"),
+            other => Err(failure(other)),
+        }
+    }
+
+    async fn sharepoint_root_host(
+        &self,
+        cloud: Cloud,
+        _: &AccessToken,
+    ) -> Result<SharePointHost, entra::Error> {
+        match *self.root_host.lock().expect("no panic") {
+            None => Ok(SharePointHost::parse("found.sharepoint.com", cloud).expect("a host")),
+            Some(answer) => Err(failure(answer)),
+        }
+    }
+}
+
+struct Fixture {
+    entra: Arc<Entra>,
+    vault: Arc<Vault>,
+    flights: TaskTracker,
+    cache: TokenCache,
+}
+
+impl Fixture {
+    /// With room for so many tokens, and organizations of these ids, which have client secrets.
+    async fn new(slots_max: usize, ids: &[&str]) -> Self {
+        let kek = FileKey::new(SymmetricKey::new(vec![1; 32]).expect("32 bytes"));
+        let vault = Vault::open(Arc::new(MemoryStore::default()), Arc::new(kek)).await;
+        let vault = Arc::new(vault.expect("a new vault"));
+        let entra = Arc::new(Entra {
+            asked: Mutex::default(),
+            script: Mutex::default(),
+            root_host: Mutex::default(),
+            gate: Semaphore::new(OPEN),
+        });
+        let flights = TaskTracker::new();
+        let mint = Mint::new(vault.clone(), entra.clone());
+        let cache = TokenCache::new(mint, slots_max, flights.clone());
+        let fixture = Self {
+            entra,
+            vault,
+            flights,
+            cache,
+        };
+        for id in ids {
+            fixture.register(new(id), secret()).await;
+        }
+        fixture
+    }
+
+    async fn register(&self, organization: NewOrganization, credential: Credential) {
+        let mark = self.vault.mark("register", b"");
+        let organization = organization.registered(&credential, SystemTime::UNIX_EPOCH);
+        let registered = self.vault.register(organization, credential, mark).await;
+        registered.expect("registers");
+    }
+
+    async fn rotate(&self, id: &str, revision: u64) {
+        let mark = self.vault.mark(&format!("rotate {revision}"), b"");
+        let now = SystemTime::UNIX_EPOCH;
+        let rotated = self
+            .vault
+            .rotate(&self::id(id), revision, secret(), mark, now)
+            .await;
+        rotated.expect("rotates");
+        self.cache.supersede(&self::id(id));
+    }
+
+    async fn revoke(&self, id: &str) {
+        let mark = self.vault.mark("revoke", b"");
+        let now = SystemTime::UNIX_EPOCH;
+        let revoked = self.vault.revoke(&self::id(id), 1, mark, now).await;
+        revoked.expect("revokes");
+        self.cache.forget(&self::id(id));
+    }
+
+    /// A Graph token with the usual margin.
+    async fn get(&self, id: &str) -> Outcome {
+        self.cache.token(&graph(id), MARGIN).await
+    }
+
+    /// Asks in a task of its own, and returns once the request is under way.
+    async fn flying(&self, id: &str) -> JoinSet<Outcome> {
+        let before = self.entra.calls();
+        let mut caller = JoinSet::new();
+        let (cache, key) = (self.cache.clone(), graph(id));
+        caller.spawn(async move { cache.token(&key, MARGIN).await });
+        self.entra.called(before + 1).await;
+        caller
+    }
+
+    /// Until no request is under way any more.
+    async fn landed(&self) {
+        self.flights.close();
+        self.flights.wait().await;
+        self.flights.reopen();
+    }
+
+    /// What the counter of slots should be.
+    fn slots(&self) -> usize {
+        let organizations = self.cache.0.organizations.pin();
+        organizations
+            .values()
+            .map(|organization| organization.lock().slots.len())
+            .sum()
+    }
+}
+
+async fn outcome(mut caller: JoinSet<Outcome>) -> Outcome {
+    let joined = caller.join_next().await.expect("one caller");
+    joined.expect("no panic")
+}
+
+fn id(text: &str) -> OrganizationId {
+    OrganizationId::parse(text).expect("an id")
+}
+
+fn key(id: &str, resource: Resource) -> TokenKey {
+    TokenKey {
+        organization: self::id(id),
+        resource,
+    }
+}
+
+fn graph(id: &str) -> TokenKey {
+    key(id, Resource::Graph)
+}
+
+fn new(id: &str) -> NewOrganization {
+    NewOrganization {
+        id: self::id(id),
+        display_name: String::new(),
+        tenant_id: TenantId::parse("8d7f1c1e-0c5e-4a5c-9d6a-3f1f6f0f9b1a").expect("a GUID"),
+        cloud: Cloud::Global,
+        client_id: ClientId::parse("0a1b2c3d-4e5f-4061-8273-8495a6b7c8d9").expect("a GUID"),
+        sharepoint_root_host: None,
+        sharepoint_hosts: vec![],
+    }
+}
+
+fn secret() -> Credential {
+    Credential::ClientSecret {
+        value: ClientSecret::new("a secret".into()),
+        expires: None,
+    }
+}
+
+fn certificate() -> Credential {
+    Credential::Certificate(Certificate {
+        key: PrivateKey::new("never used: the endpoint signs nothing".into()),
+        der: vec![],
+        expires: SystemTime::UNIX_EPOCH,
+        key_bits: 2048,
+    })
+}
