@@ -1,8 +1,10 @@
 //! The broker as its callers see it: real gRPC over mutual TLS on a free port, and real HTTPS to a
 //! simulated Entra. Each file is about one promise.
 
+mod authorization;
 mod concurrency;
 mod main_job;
 mod revocation;
 mod rotation;
 mod support;
+mod upstream;
