@@ -1,8 +1,10 @@
 //! Many callers at once, callers that leave, and an end under load.
 
+use std::collections::HashSet;
+
 use kodo_broker::pb::v1::Resource;
 use tokio::task::JoinSet;
-use tonic::Status;
+use tonic_types::StatusExt as _;
 
 use crate::support::{CONTOSO, Fixture, SECRET, Setup, request, token};
 
@@ -54,11 +56,15 @@ async fn callers_who_wait_for_one_request_share_its_failure() {
         .await
         .expect_err("unknown");
     held.release();
-    let refused = |outcome: Result<_, Status>| outcome.map(drop).expect_err("there is no secret");
-    let outcomes = callers.join_all().await.into_iter().map(refused);
-    let outcomes: Vec<_> = outcomes.map(|status| status.details().to_vec()).collect();
-    // They hold Entra's trace id, so that equal ones are of one answer.
-    assert!(outcomes.iter().all(|details| *details == outcomes[0]));
+    let outcomes = callers.join_all().await.into_iter();
+    let traces: HashSet<_> = outcomes
+        .map(|outcome| {
+            let status = outcome.expect_err("there is no secret");
+            let info = status.get_details_error_info().expect("every error has it");
+            info.metadata["traceId"].clone()
+        })
+        .collect();
+    assert_eq!(traces.len(), 1, "all are of one answer");
     assert_eq!(fixture.simulator.request_count(), count + 1);
 }
 

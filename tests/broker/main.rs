@@ -2,7 +2,9 @@
 //! simulated Entra. Each file is about one promise.
 
 mod authorization;
+mod bad_input;
 mod concurrency;
+mod errors;
 mod main_job;
 mod revocation;
 mod rotation;

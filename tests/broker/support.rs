@@ -8,7 +8,7 @@ use std::{
 };
 
 use kodo_broker::{
-    app::Broker,
+    app::{self, Broker},
     clock::Clock,
     config::Config,
     pb::{
@@ -162,16 +162,18 @@ impl Setup {
     }
 
     fn write(&self, folder: &Path, simulator: &Simulator) -> Config {
+        // Of the key files the broker asks that nobody else can read them.
+        let private = fs::Permissions::from_mode(0o600);
         let write = |name: &str, content: &str| {
-            fs::write(folder.join(name), content).expect("a writable folder");
+            let file = folder.join(name);
+            fs::write(&file, content).expect("a writable folder");
+            fs::set_permissions(&file, private.clone()).expect("a file of ours");
         };
         write("ca.pem", &pki::authority().certificate_pem());
         write("server.crt", &pki::server().certificate_pem);
         write("server.key", &pki::server().key_pem);
         write("policy.toml", &self.policy);
         write("kek", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n");
-        let private = fs::Permissions::from_mode(0o600);
-        fs::set_permissions(folder.join("kek"), private).expect("a file of ours");
         let at = folder.display();
         let store = if self.sled {
             format!("kind = \"sled\"\ndirectory = \"{at}/store\"")
@@ -252,9 +254,15 @@ impl Fixture {
         self.simulator.hold(ids.tenant, Endpoint::Token)
     }
 
-    async fn start_broker(&mut self) {
-        let broker = Broker::start(&self.config, self.clock).await;
-        self.broker = Some(broker.expect("the broker starts"));
+    /// Starts the broker over what is in its store.
+    pub(crate) async fn start_broker(&mut self) {
+        self.broker = Some(loop {
+            match Broker::start(&self.config, self.clock).await {
+                // sled gives its lock back in a thread of its own, some time after it was dropped.
+                Err(app::Error::Store(store::Error::InUse(_))) => tokio::task::yield_now().await,
+                started => break started.expect("the broker starts"),
+            }
+        });
     }
 
     /// Takes the broker away, to stop it.
@@ -264,18 +272,13 @@ impl Fixture {
 
     /// Stops the broker and starts it again over the same store. Clients connect anew.
     pub(crate) async fn restart(&mut self) {
-        self.stop().await;
+        self.stop_broker().await;
         self.start_broker().await;
     }
 
-    pub(crate) async fn stop(&mut self) {
+    pub(crate) async fn stop_broker(&mut self) {
         let stopped = self.take_broker().stop().await;
         stopped.expect("nothing had ended by itself");
-    }
-
-    /// Starts the broker over what is in the store now.
-    pub(crate) async fn start_again(&mut self) {
-        self.start_broker().await;
     }
 
     /// The folder of the sled store.
@@ -287,7 +290,6 @@ impl Fixture {
     pub(crate) async fn open_store(&self) -> SledStore {
         loop {
             match SledStore::open(&self.store_folder()).await {
-                // sled gives its lock back in a thread of its own, some time after it was dropped.
                 Err(store::Error::InUse(_)) => tokio::task::yield_now().await,
                 opened => break opened.expect("the store opens"),
             }

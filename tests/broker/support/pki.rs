@@ -40,23 +40,14 @@ pub(crate) fn spiffe_id(path: &str) -> String {
 
 /// The certificate that every application of the simulator has.
 pub(crate) fn application() -> &'static Identity {
-    static FIRST: OnceLock<Identity> = OnceLock::new();
-    FIRST.get_or_init(|| make_application("first"))
-}
-
-/// One more certificate, for applications that are given it.
-pub(crate) fn another_application() -> &'static Identity {
-    static SECOND: OnceLock<Identity> = OnceLock::new();
-    SECOND.get_or_init(|| make_application("second"))
-}
-
-fn make_application(common_name: &str) -> Identity {
-    let about = ApplicationCertificate {
-        common_name: common_name.into(),
-        key: KeyKind::Rsa2048,
-        ..Default::default()
-    };
-    application_certificate(&about).expect("a key can be made")
+    static APPLICATION: OnceLock<Identity> = OnceLock::new();
+    APPLICATION.get_or_init(|| {
+        let about = ApplicationCertificate {
+            key: KeyKind::Rsa2048,
+            ..Default::default()
+        };
+        application_certificate(&about).expect("a key can be made")
+    })
 }
 
 /// A certificate with its key as PKCS#12.
