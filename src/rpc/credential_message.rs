@@ -28,7 +28,8 @@ impl Fields {
                 None
             }
             Some(Kind::ClientSecret(mut secret)) => {
-                let expires = self.time("credential.client_secret.expire_time", secret.expire_time);
+                let field = "credential.client_secret.expire_time";
+                let expires = self.end(field, secret.expire_time, now);
                 let value = take(&mut secret.value);
                 let parsed = intake::client_secret(value, expires, now);
                 self.take("credential.client_secret.value", parsed)
@@ -41,6 +42,11 @@ impl Fields {
             Some(Kind::Pkcs12Certificate(mut certificate)) => {
                 let pfx = Zeroizing::new(take(&mut certificate.pfx));
                 let password = Zeroizing::new(take(&mut certificate.password));
+                if password.len() > intake::PASSWORD_BYTES_MAX {
+                    let field = "credential.pkcs12_certificate.password";
+                    self.refuse(field, "must be at most 1024 bytes");
+                    return None;
+                }
                 let parsed = off_worker(move || intake::pkcs12(&pfx, &password, now)).await;
                 self.take("credential.pkcs12_certificate.pfx", parsed)
             }

@@ -142,8 +142,15 @@ impl Fields {
         let Some(given) = given else {
             return Some(default);
         };
-        let duration = Duration::try_from(given)
+        // Taken apart by hand: prost-types panics on the longest negative duration.
+        let seconds = u64::try_from(given.seconds).ok();
+        let nanos = u32::try_from(given.nanos)
             .ok()
+            .filter(|nanos| *nanos < 1_000_000_000);
+        let duration = seconds
+            .zip(nanos)
+            .filter(|(seconds, _)| *seconds <= MAX.as_secs())
+            .map(|(seconds, nanos)| Duration::new(seconds, nanos))
             .filter(|duration| *duration <= MAX);
         if duration.is_none() {
             self.refuse("min_remaining", "must be a duration of 0 to 24 hours");
@@ -151,12 +158,32 @@ impl Fields {
         duration
     }
 
-    pub(super) fn time(&mut self, field: &str, given: Option<Timestamp>) -> Option<SystemTime> {
-        let time = SystemTime::try_from(given?);
-        if time.is_err() {
-            self.refuse(field, "is no time that this machine can show");
+    /// When something ends that has not ended yet, if the caller knows.
+    pub(super) fn end(
+        &mut self,
+        field: &str,
+        given: Option<Timestamp>,
+        now: SystemTime,
+    ) -> Option<SystemTime> {
+        /// 9999-12-31T23:59:59Z, the last second of a `google.protobuf.Timestamp`.
+        const LAST: i64 = 253_402_300_799;
+        let time = given.filter(|given| given.seconds <= LAST);
+        let time = time.and_then(|time| SystemTime::try_from(time).ok());
+        match time {
+            Some(end) if end > now => Some(end),
+            Some(_) => {
+                self.refuse(field, "has passed; create a new client secret");
+                None
+            }
+            None if given.is_some() => {
+                self.refuse(
+                    field,
+                    "must be a time between now and the end of the year 9999",
+                );
+                None
+            }
+            None => None,
         }
-        time.ok()
     }
 
     pub(super) fn root_host(&mut self, text: &str, cloud: Option<Cloud>) -> Option<SharePointHost> {

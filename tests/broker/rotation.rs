@@ -1,0 +1,238 @@
+//! Replacing a credential: all or nothing, once, and without a token lost.
+
+use kodo_broker::pb::v1::{ErrorReason, Resource};
+use tonic::Code;
+use tonic_types::StatusExt as _;
+
+use crate::support::{
+    CONTOSO, Fixture, SECOND_SECRET, SECRET, WRONG_SECRET, assert_refused, request, token,
+};
+
+/// A fixture with the organization `contoso`, registered by secret.
+async fn registered() -> Fixture {
+    let fixture = Fixture::start().await;
+    fixture
+        .register("contoso", CONTOSO, request::secret(SECRET))
+        .await;
+    fixture
+}
+
+#[tokio::test]
+async fn a_rejected_rotation_changes_nothing() {
+    let fixture = registered().await;
+    let worker = fixture.worker();
+    let before = fixture.organization("contoso").await;
+    let held = token(&worker, "contoso", Resource::Exchange)
+        .await
+        .expect("a token");
+
+    let rotation = request::rotate("contoso", 1, request::secret(WRONG_SECRET));
+    let refused = fixture.admin().rotate_credential(rotation).await;
+    let status = assert_refused(
+        refused,
+        Code::FailedPrecondition,
+        ErrorReason::CredentialRejected,
+    );
+    assert!(!status.message().contains(WRONG_SECRET));
+
+    assert_eq!(fixture.organization("contoso").await, before);
+    let count = fixture.simulator.request_count();
+    let served = token(&worker, "contoso", Resource::Exchange)
+        .await
+        .expect("a token");
+    assert_eq!(served.fingerprint, held.fingerprint);
+    assert_eq!(fixture.simulator.request_count(), count);
+    let new = token(&worker, "contoso", Resource::AzureAdGraph)
+        .await
+        .expect("a token");
+    assert_eq!(new.credential_version, 1);
+}
+
+#[tokio::test]
+async fn an_accepted_rotation_raises_version_and_revision() {
+    let fixture = registered().await;
+    let before = fixture.organization("contoso").await;
+    let rotation = request::rotate("contoso", 1, request::secret(SECOND_SECRET));
+    let response = fixture
+        .admin()
+        .rotate_credential(rotation)
+        .await
+        .expect("rotates");
+    let told = response.into_inner().organization.expect("is told");
+    assert_eq!(told, fixture.organization("contoso").await);
+    assert_eq!(told.revision, 2);
+    assert_eq!(told.credential.expect("has one").version, 2);
+    assert_eq!(told.create_time, before.create_time);
+
+    // Entra no longer knows the old one.
+    fixture.change(CONTOSO, |application| drop(application.secrets.remove(0)));
+    let new = token(&fixture.worker(), "contoso", Resource::AzureAdGraph).await;
+    assert_eq!(new.expect("a token").credential_version, 2);
+}
+
+#[tokio::test]
+async fn tokens_of_the_old_version_stay_served() {
+    let fixture = registered().await;
+    let worker = fixture.worker();
+    let old = token(&worker, "contoso", Resource::Exchange)
+        .await
+        .expect("a token");
+    let rotation = request::rotate("contoso", 1, request::secret(SECOND_SECRET));
+    fixture
+        .admin()
+        .rotate_credential(rotation)
+        .await
+        .expect("rotates");
+    let count = fixture.simulator.request_count();
+    let served = token(&worker, "contoso", Resource::Exchange)
+        .await
+        .expect("a token");
+    assert_eq!(served.fingerprint, old.fingerprint);
+    assert_eq!(served.credential_version, 1);
+    // The proof of the new credential is the new Graph token.
+    let graph = token(&worker, "contoso", Resource::Graph)
+        .await
+        .expect("a token");
+    assert_eq!(graph.credential_version, 2);
+    assert_eq!(fixture.simulator.request_count(), count);
+}
+
+#[tokio::test]
+async fn a_flight_under_way_ends_with_the_new_version() {
+    let fixture = registered().await;
+    let worker = fixture.worker();
+    let held = fixture.hold(CONTOSO);
+    let asking = token(&worker, "contoso", Resource::Exchange);
+    let rotating = async {
+        held.arrived(1).await;
+        // What comes from now on passes, and what is held stays so.
+        fixture.hold(CONTOSO).release();
+        let rotation = request::rotate("contoso", 1, request::secret(SECOND_SECRET));
+        let rotated = fixture.admin().rotate_credential(rotation).await;
+        held.release();
+        rotated
+    };
+    let (asked, rotated) = tokio::join!(asking, rotating);
+    rotated.expect("rotates");
+    assert_eq!(asked.expect("a token").credential_version, 2);
+}
+
+#[tokio::test]
+async fn a_stale_revision_is_told_the_current_one() {
+    let fixture = registered().await;
+    let mut admin = fixture.admin();
+    let rotation = request::rotate("contoso", 1, request::secret(SECOND_SECRET));
+    admin.rotate_credential(rotation).await.expect("rotates");
+    let before = fixture.organization("contoso").await;
+    let count = fixture.simulator.request_count();
+    for revision in [1, 3, u64::MAX] {
+        let rotation = request::rotate("contoso", revision, request::secret(SECRET));
+        let rotated = admin.rotate_credential(rotation).await;
+        let revoked = admin
+            .revoke_organization(request::revoke("contoso", revision))
+            .await;
+        for status in [
+            assert_refused(rotated, Code::Aborted, ErrorReason::RevisionConflict),
+            assert_refused(revoked, Code::Aborted, ErrorReason::RevisionConflict),
+        ] {
+            let info = status.get_details_error_info().expect("every error has it");
+            assert_eq!(info.metadata["currentRevision"], "2");
+        }
+    }
+    assert_eq!(fixture.organization("contoso").await, before);
+    assert_eq!(fixture.simulator.request_count(), count);
+}
+
+#[tokio::test]
+async fn of_two_rotations_at_once_one_is_done() {
+    let fixture = registered().await;
+    let held = fixture.hold(CONTOSO);
+    let (mut one, mut other) = (fixture.admin(), fixture.admin());
+    let (one, other, ()) = tokio::join!(
+        one.rotate_credential(request::rotate("contoso", 1, request::secret(SECRET))),
+        other.rotate_credential(request::rotate(
+            "contoso",
+            1,
+            request::secret(SECOND_SECRET)
+        )),
+        async {
+            held.arrived(2).await;
+            held.release();
+        },
+    );
+    let (done, refused) = if one.is_ok() {
+        (one, other)
+    } else {
+        (other, one)
+    };
+    done.expect("one is done");
+    assert_refused(refused, Code::Aborted, ErrorReason::RevisionConflict);
+    assert_eq!(fixture.organization("contoso").await.revision, 2);
+}
+
+#[tokio::test]
+async fn a_request_repeated_a_thousand_times_is_done_once() {
+    let fixture = registered().await;
+    let mut admin = fixture.admin();
+    let rotation = request::rotate("contoso", 1, request::secret(SECOND_SECRET));
+    let first = admin
+        .rotate_credential(rotation.clone())
+        .await
+        .expect("rotates");
+    let (first, count) = (first.into_inner(), fixture.simulator.request_count());
+    for _ in 0..1000 {
+        let again = admin
+            .rotate_credential(rotation.clone())
+            .await
+            .expect("is answered");
+        assert_eq!(again.into_inner(), first);
+    }
+    assert_eq!(fixture.simulator.request_count(), count);
+    assert_eq!(fixture.organization("contoso").await.revision, 2);
+}
+
+#[tokio::test]
+async fn a_registration_repeated_is_done_once() {
+    let fixture = Fixture::start().await;
+    let mut admin = fixture.admin();
+    let request = request::register("contoso", CONTOSO, request::certificate());
+    let first = admin
+        .register_organization(request.clone())
+        .await
+        .expect("registers");
+    let (first, count) = (first.into_inner(), fixture.simulator.request_count());
+    for _ in 0..10 {
+        let again = admin
+            .register_organization(request.clone())
+            .await
+            .expect("is answered");
+        assert_eq!(again.into_inner(), first);
+    }
+    assert_eq!(fixture.simulator.request_count(), count);
+}
+
+#[tokio::test]
+async fn a_request_id_is_not_taken_for_different_content() {
+    let fixture = registered().await;
+    let mut admin = fixture.admin();
+    let rotation = request::rotate("contoso", 1, request::secret(SECOND_SECRET));
+    admin
+        .rotate_credential(rotation.clone())
+        .await
+        .expect("rotates");
+    let before = fixture.organization("contoso").await;
+
+    let mut other = rotation.clone();
+    other.credential = Some(request::secret(SECRET));
+    let reused = admin.rotate_credential(other).await;
+    assert_refused(reused, Code::InvalidArgument, ErrorReason::RequestIdReused);
+    let mut other = rotation.clone();
+    other.revision = 2;
+    let reused = admin.rotate_credential(other).await;
+    assert_refused(reused, Code::InvalidArgument, ErrorReason::RequestIdReused);
+    let mut other = request::revoke("contoso", 2);
+    other.request_id = rotation.request_id;
+    let reused = admin.revoke_organization(other).await;
+    assert_refused(reused, Code::InvalidArgument, ErrorReason::RequestIdReused);
+    assert_eq!(fixture.organization("contoso").await, before);
+}

@@ -1,0 +1,103 @@
+//! Requests as a sensible caller makes them; tests change what they are about.
+
+use kodo_broker::{
+    pb::{admin::v1 as admin, v1},
+    simulator::pki::Identity,
+};
+use uuid::Uuid;
+
+use super::{Application, pki};
+
+/// Registers an organization, with a request id of its own.
+pub(crate) fn register(
+    id: &str,
+    application: Application,
+    credential: admin::Credential,
+) -> admin::RegisterOrganizationRequest {
+    admin::RegisterOrganizationRequest {
+        request_id: Uuid::new_v4().to_string(),
+        organization_id: id.into(),
+        display_name: format!("The {id} company"),
+        tenant: application.tenant.to_string(),
+        cloud: admin::Cloud::Global.into(),
+        client_id: application.client.to_string(),
+        credential: Some(credential),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn rotate(
+    id: &str,
+    revision: u64,
+    credential: admin::Credential,
+) -> admin::RotateCredentialRequest {
+    admin::RotateCredentialRequest {
+        request_id: Uuid::new_v4().to_string(),
+        organization_id: id.into(),
+        revision,
+        credential: Some(credential),
+        validate_only: false,
+    }
+}
+
+pub(crate) fn revoke(id: &str, revision: u64) -> admin::RevokeOrganizationRequest {
+    admin::RevokeOrganizationRequest {
+        request_id: Uuid::new_v4().to_string(),
+        organization_id: id.into(),
+        revision,
+    }
+}
+
+pub(crate) fn get(id: &str) -> admin::GetOrganizationRequest {
+    admin::GetOrganizationRequest {
+        organization_id: id.into(),
+    }
+}
+
+/// All organizations, as far as a page holds them.
+pub(crate) fn list() -> admin::ListOrganizationsRequest {
+    admin::ListOrganizationsRequest::default()
+}
+
+pub(crate) fn token(id: &str, resource: v1::Resource) -> v1::GetTokenRequest {
+    v1::GetTokenRequest {
+        organization_id: id.into(),
+        resource: resource.into(),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn secret(value: &str) -> admin::Credential {
+    of_kind(admin::credential::Kind::ClientSecret(
+        admin::ClientSecretCredential {
+            value: value.into(),
+            expire_time: None,
+        },
+    ))
+}
+
+/// The certificate that every application of the simulator has.
+pub(crate) fn certificate() -> admin::Credential {
+    pem(pki::application())
+}
+
+pub(crate) fn pem(identity: &Identity) -> admin::Credential {
+    of_kind(admin::credential::Kind::PemCertificate(
+        admin::PemCertificateCredential {
+            pem: identity.bundle_pem(),
+        },
+    ))
+}
+
+pub(crate) fn pkcs12(identity: &Identity, password: &str) -> admin::Credential {
+    of_kind(admin::credential::Kind::Pkcs12Certificate(
+        admin::Pkcs12CertificateCredential {
+            pfx: pki::pkcs12(identity, password),
+            password: password.into(),
+        },
+    ))
+}
+
+fn of_kind(kind: admin::credential::Kind) -> admin::Credential {
+    admin::Credential { kind: Some(kind) }
+}
