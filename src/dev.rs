@@ -104,10 +104,19 @@ fn run(
     if !listen.ip().is_loopback() {
         return Err(Error::NotLoopback(listen));
     }
-    let temporary = tempfile::Builder::new()
-        .prefix("kodo-broker-dev-")
-        .tempdir()?;
-    let folder = Folder(data_dir.unwrap_or(temporary.path()).to_owned());
+    // Deleted when dropped.
+    let temporary;
+    let folder = match data_dir {
+        Some(folder) => folder,
+        None => {
+            temporary = tempfile::Builder::new()
+                .prefix("kodo-broker-dev-")
+                .tempdir()?;
+            temporary.path()
+        }
+    };
+    // Absolute, since what is printed is typed in another terminal.
+    let folder = Folder(std::path::absolute(folder)?);
     fs::create_dir_all(&folder.0).map_err(|source| Error::File {
         path: folder.0.clone(),
         source,
@@ -159,30 +168,32 @@ fn populate(simulator: &Simulator, folder: &Folder) -> Result<(), Error> {
 
 /// Registers contoso and gets its tokens.
 fn demonstrate(running: &Running, console: &mut Console<'_>) -> Result<(), Error> {
-    let folder = &running.folder;
-    let admin = format!("--connection {}", folder.shown("admin.toml"));
-    let worker = format!("--connection {}", folder.shown("worker.toml"));
-    let register = format!(
-        "{admin} org register contoso --tenant contoso.onmicrosoft.com --cloud global --client-id {CONTOSO_CLIENT} --pem-file {}",
-        folder.shown("contoso.pem"),
-    );
+    let path = |name| running.folder.path(name).display().to_string();
+    let (admin, worker, pem) = (path("admin.toml"), path("worker.toml"), path("contoso.pem"));
+    let client_id = CONTOSO_CLIENT.to_string();
+    let mut register = vec!["--connection", &admin, "org", "register", "contoso"];
+    register.extend(["--tenant", "contoso.onmicrosoft.com", "--cloud", "global"]);
+    register.extend(["--client-id", &client_id, "--pem-file", &pem]);
     // The same request id each time: with a kept folder this is answered again, not done again.
-    step(console, &format!("{register} --request-id dev-contoso"))?;
+    register.extend(["--request-id", "dev-contoso"]);
+    step(console, &register)?;
     for resource in ["graph", "exchange", "sharepoint"] {
-        step(console, &format!("{worker} token get contoso {resource}"))?;
+        let get = ["--connection", &worker, "token", "get", "contoso", resource];
+        step(console, &get)?;
     }
     Ok(())
 }
 
 /// Runs one command line as if it had been typed.
-fn step(console: &mut Console<'_>, line: &str) -> Result<(), Error> {
+fn step(console: &mut Console<'_>, words: &[&str]) -> Result<(), Error> {
+    let quoted: Vec<_> = words.iter().map(|word| folder::quoted(word)).collect();
+    let line = quoted.join(" ");
     writeln!(console.out, "$ {} {line}", program())?;
-    let words = line.split(' ').map(|word| word.trim_matches('\''));
-    let parsed = Cli::try_parse_from([program().as_str()].into_iter().chain(words));
+    let parsed = Cli::try_parse_from(["kodo-broker"].iter().chain(words));
     match parsed.map(|cli| (cli.options, cli.command)) {
         // What fails says so on the console, and is as worth seeing.
         Ok((options, Command::Remote(command))) => cli::run(&options, command, console),
-        Ok(_) => return Err(Error::Step(line.to_owned())),
+        Ok(_) => return Err(Error::Step(line)),
         Err(error) => return Err(Error::Step(error.to_string())),
     };
     writeln!(console.out)?;
@@ -223,9 +234,8 @@ grpcurl -cacert {ca} -cert {crt} -key {key} -d '{{\"organization_id\": \"contoso
     Ok(())
 }
 
-/// The program as it was called.
+/// The program as it was called, as a shell takes it.
 fn program() -> String {
-    env::args()
-        .next()
-        .unwrap_or_else(|| "kodo-broker".to_owned())
+    let program = env::args().next();
+    folder::quoted(program.as_deref().unwrap_or("kodo-broker"))
 }

@@ -37,11 +37,12 @@
 //!
 //! # Invariants
 //!
-//! `tests/shape.rs` reads the sources and keeps these true:
+//! `tests/shape/` reads the sources and keeps these true:
 //! 1. Arrows run one way: `main → app → rpc → {registration, token} → vault → {store, kek}`, and
 //!    `{registration, token} → entra`. Nothing below `rpc` knows of gRPC; nothing but `main` and
 //!    `dev` knows of `app`.
-//! 2. `pb` and `tonic::Status` appear only in `rpc`, `client` and `cli`.
+//! 2. `pb` and `tonic::Status` appear only in `rpc`, `client` and `cli` (and the latter in the codec
+//!    of `pb`).
 //! 3. `reqwest` appears only in `entra::http`, `sled` only in `store::sled`, the AEAD only in
 //!    `sealed`.
 //! 4. `store` sees opaque bytes; `token` knows neither HTTP nor disk.

@@ -40,13 +40,7 @@ impl Folder {
 
     /// A path as a shell takes it.
     pub(super) fn shown(&self, name: &str) -> String {
-        let path = self.path(name).display().to_string();
-        let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
-        if path.chars().all(plain) {
-            path
-        } else {
-            format!("'{}'", path.replace('\'', r"'\''"))
-        }
+        quoted(&self.path(name).display().to_string())
     }
 
     /// A CA, the broker's identity, and one each for a worker and an operator: new with each start.
@@ -179,4 +173,14 @@ fn write(path: &Path, content: &[u8]) -> Result<(), Error> {
         path: path.to_owned(),
         source,
     })
+}
+
+/// A word as a shell takes it.
+pub(super) fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }

@@ -1,0 +1,22 @@
+//! Everything that runs the real executable: as an operator does, with files, signals and exit codes.
+//!
+//! `KODO_LONG=1` makes the runs that have a length longer.
+
+mod canary;
+mod certificate;
+mod command_line;
+mod dev;
+mod example;
+mod kill;
+mod program;
+mod secrecy;
+mod site;
+
+/// Whether there is time for the long form of a test.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests/run asks for long runs in the environment"
+)]
+fn is_long_run() -> bool {
+    std::env::var_os("KODO_LONG").is_some()
+}
