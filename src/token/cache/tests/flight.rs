@@ -198,7 +198,12 @@ async fn a_published_token_is_used() {
         expires_in: LIFE,
         refresh_in: None,
     };
-    let token = Token::new(grant, Audience::graph(Cloud::Global), &organization);
+    let token = Token::new(
+        grant,
+        Instant::now(),
+        Audience::graph(Cloud::Global),
+        &organization,
+    );
     fixture.cache.publish(&graph("contoso"), token);
     let token = fixture.get("contoso").await.expect("a token");
     // Exposed: it is compared.
