@@ -263,3 +263,35 @@ async fn a_damaged_root_is_refused_and_left_alone() {
     put(&fixture.store, &root, &right).await;
     assert!(reopen(&fixture.store, 1).await.is_ok());
 }
+
+#[test]
+fn a_wrapped_key_is_bound_to_everything_that_places_it() {
+    let place = Place {
+        store: [1; 16],
+        kind: ORGANIZATION,
+        index: [2; 32],
+    };
+    let (one, other) = (kek(1).current(), kek(2).current());
+    let aads = [
+        place.key_aad(1, &one),
+        place.key_aad(2, &one),
+        place.key_aad(1, &other),
+        Place {
+            store: [3; 16],
+            ..place
+        }
+        .key_aad(1, &one),
+        Place {
+            kind: b"root",
+            ..place
+        }
+        .key_aad(1, &one),
+        Place {
+            index: [3; 32],
+            ..place
+        }
+        .key_aad(1, &one),
+    ];
+    let different: std::collections::HashSet<_> = aads.iter().collect();
+    assert_eq!(different.len(), aads.len());
+}
