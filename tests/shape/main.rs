@@ -35,9 +35,9 @@ fn sources() -> Vec<Source> {
     sources
 }
 
-/// `tests.rs`, and the suite that every store is tested with.
+/// `tests.rs` and what is below it, and the suite that every store is tested with.
 fn is_test_file(name: &str) -> bool {
-    name.ends_with("/tests.rs") || name == "src/store/conformance.rs"
+    name.ends_with("/tests.rs") || name.contains("/tests/") || name == "src/store/conformance.rs"
 }
 
 /// Fails with all complaints at once.

@@ -1,5 +1,5 @@
 use std::{
-    io::{self, Write as _},
+    io::Write as _,
     process::{Command, Stdio},
     sync::LazyLock,
 };
@@ -48,17 +48,15 @@ fn key_der(key_pem: &str) -> Vec<u8> {
     der.secret_der().to_vec()
 }
 
-/// Runs openssl over an input; `None` if it is not installed.
-fn openssl(arguments: &[&str], input: &[u8]) -> Option<Vec<u8>> {
+/// Runs openssl over an input. It must be installed, as `tests/run` sees to.
+fn openssl(arguments: &[&str], input: &[u8]) -> Vec<u8> {
     let mut command = Command::new("openssl");
     command
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped());
-    let mut child = match command.stderr(Stdio::piped()).spawn() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-        child => child.expect("openssl starts"),
-    };
+    let child = command.stderr(Stdio::piped()).spawn();
+    let mut child = child.expect("openssl is installed");
     let mut stdin = child.stdin.take().expect("a pipe");
     // A command that reads nothing may be gone already.
     let _ = stdin.write_all(input);
@@ -69,7 +67,7 @@ fn openssl(arguments: &[&str], input: &[u8]) -> Option<Vec<u8>> {
         output.status.success(),
         "openssl {arguments:?}: {complaint}"
     );
-    Some(output.stdout)
+    output.stdout
 }
 
 #[track_caller]
