@@ -138,9 +138,8 @@ impl TokenCache {
     pub fn publish(&self, key: &TokenKey, token: Token) {
         let organization = self.organization(&key.organization);
         let mut tokens = organization.lock();
-        if !tokens.detached
-            && let Ok(slot) = self.0.slot(&mut tokens, &key.resource)
-        {
+        if !tokens.detached && self.0.make_room(&tokens, &key.resource).is_ok() {
+            let slot = tokens.slots.entry(key.resource.clone()).or_default();
             slot.token = Some(Arc::new(token));
         }
     }
@@ -166,10 +165,7 @@ impl TokenCache {
             self.0
                 .slots
                 .fetch_sub(before - tokens.slots.len(), Ordering::Relaxed);
-            if tokens.slots.is_empty() {
-                tokens.detached = true;
-                organizations.remove(id);
-            }
+            self.0.detach_if_empty(&mut tokens, id);
         }
     }
 
@@ -204,7 +200,11 @@ impl TokenCache {
                 continue;
             }
             let epoch = tokens.epoch;
-            let slot = self.0.slot(&mut tokens, &key.resource)?;
+            if let Err(full) = self.0.make_room(&tokens, &key.resource) {
+                self.0.detach_if_empty(&mut tokens, &key.organization);
+                return Err(full);
+            }
+            let slot = tokens.slots.entry(key.resource.clone()).or_default();
             if let Some(token) = &slot.token
                 && token.serves(needed, Instant::now())
             {
@@ -280,24 +280,30 @@ impl Inner {
             Err(_) if slot.token.is_none() => {
                 tokens.slots.remove(&key.resource);
                 self.slots.fetch_sub(1, Ordering::Relaxed);
-                if tokens.slots.is_empty() {
-                    tokens.detached = true;
-                    self.organizations.pin().remove(&key.organization);
-                }
+                self.detach_if_empty(tokens, &key.organization);
             }
             Err(_) => {}
         }
     }
 
-    fn slot<'a>(&self, tokens: &'a mut Tokens, resource: &Resource) -> Result<&'a mut Slot, Error> {
-        if !tokens.slots.contains_key(resource) {
-            if self.slots.fetch_add(1, Ordering::Relaxed) >= self.slots_max {
-                self.slots.fetch_sub(1, Ordering::Relaxed);
-                return Err(Error::Full);
-            }
-            tokens.slots.insert(resource.clone(), Slot::default());
+    /// Takes an organization without slots out of the map, under its lock.
+    fn detach_if_empty(&self, tokens: &mut Tokens, id: &OrganizationId) {
+        if tokens.slots.is_empty() {
+            tokens.detached = true;
+            self.organizations.pin().remove(id);
         }
-        Ok(tokens.slots.entry(resource.clone()).or_default())
+    }
+
+    /// Counts the slot of a resource, if it is a further one.
+    fn make_room(&self, tokens: &Tokens, resource: &Resource) -> Result<(), Error> {
+        if tokens.slots.contains_key(resource) {
+            return Ok(());
+        }
+        if self.slots.fetch_add(1, Ordering::Relaxed) >= self.slots_max {
+            self.slots.fetch_sub(1, Ordering::Relaxed);
+            return Err(Error::Full);
+        }
+        Ok(())
     }
 }
 
