@@ -57,6 +57,13 @@ struct Slot {
     flight: Option<Flight>,
 }
 
+/// Where a token that is obtained elsewhere will land, if its organization stays as it is.
+#[derive(Debug)]
+pub struct Landing {
+    organization: Arc<Organization>,
+    epoch: u64,
+}
+
 type Outcome = Result<Arc<Token>, Error>;
 type Flight = watch::Receiver<Option<Outcome>>;
 
@@ -134,12 +141,24 @@ impl TokenCache {
         }
     }
 
-    /// Takes a token that was obtained elsewhere: the proof of a new credential.
-    pub fn publish(&self, key: &TokenKey, token: Token) {
-        let organization = self.organization(&key.organization);
-        let mut tokens = organization.lock();
+    /// Prepares for [`Self::publish`]. To be called before the change that the token proves is stored.
+    #[must_use]
+    pub fn landing(&self, id: &OrganizationId) -> Landing {
+        let organization = self.organization(id);
+        let epoch = organization.lock().epoch;
+        Landing {
+            organization,
+            epoch,
+        }
+    }
+
+    /// Takes a token that was obtained elsewhere: the proof of a new credential. Where the organization
+    /// was forgotten or its credential replaced since the landing was prepared, it is dropped.
+    pub fn publish(&self, landing: &Landing, resource: &Resource, token: Token) {
+        let mut tokens = landing.organization.lock();
         if !tokens.detached
-            && let Ok(slot) = self.0.slot(&mut tokens, &key.resource)
+            && tokens.epoch == landing.epoch
+            && let Ok(slot) = self.0.slot(&mut tokens, resource)
         {
             slot.token = Some(Arc::new(token));
         }
