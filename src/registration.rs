@@ -16,7 +16,10 @@ use crate::{
     organization::{
         ClientId, Cloud, Organization, OrganizationId, Resource, SharePointHost, State, TenantName,
     },
-    token::{Token, TokenKey, cache::TokenCache},
+    token::{
+        Token,
+        cache::{Landing, TokenCache},
+    },
     vault::{self, NewOrganization, RequestMark, Vault},
 };
 
@@ -236,8 +239,11 @@ impl Registrar {
         }
         let warnings = warnings(&organization, &credential, self.now());
         if mode == Mode::Store {
-            organization = self.vault.register(organization, credential, mark).await?;
-            self.keep(&organization.id, proof);
+            let landing = self.tokens.landing(&organization.id);
+            let id = organization.id.clone();
+            let stored = self.vault.register(organization, credential, mark.clone());
+            organization = self.unless_repeated(&id, &mark, stored.await).await?;
+            self.keep(&landing, &organization, proof);
         }
         Ok(Changed {
             organization,
@@ -272,12 +278,13 @@ impl Registrar {
         let proof = self.prove(&organization, &credential).await?;
         let warnings = warnings(&organization, &credential, self.now());
         if mode == Mode::Store {
-            organization = self
+            let landing = self.tokens.landing(id);
+            let stored = self
                 .vault
-                .rotate(id, revision, credential, mark, self.now())
-                .await?;
+                .rotate(id, revision, credential, mark.clone(), self.now());
+            organization = self.unless_repeated(id, &mark, stored.await).await?;
+            self.keep(&landing, &organization, proof);
             self.tokens.supersede(id);
-            self.keep(id, proof);
         }
         Ok(Changed {
             organization,
@@ -294,10 +301,30 @@ impl Registrar {
         let replayed = self.vault.replay(id, &mark).await?;
         let organization = match replayed {
             Some(organization) => organization,
-            None => self.vault.revoke(id, revision, mark, self.now()).await?,
+            None => {
+                let stored = self.vault.revoke(id, revision, mark.clone(), self.now());
+                self.unless_repeated(id, &mark, stored.await).await?
+            }
         };
         self.tokens.forget(id);
         Ok(organization)
+    }
+
+    /// The outcome of a change; where it lost against the same request, as when a caller asks again
+    /// too early, that one's.
+    async fn unless_repeated(
+        &self,
+        id: &OrganizationId,
+        mark: &RequestMark,
+        outcome: Result<Organization, vault::Error>,
+    ) -> Result<Organization, Error> {
+        use vault::Error::{AlreadyExists, RevisionConflict, Revoked};
+        match outcome {
+            Err(lost @ (AlreadyExists | RevisionConflict { .. } | Revoked(_))) => {
+                Ok(self.vault.replay(id, mark).await?.ok_or(lost)?)
+            }
+            outcome => Ok(outcome?),
+        }
     }
 
     /// The organization, if a change of this revision of it would be allowed.
@@ -333,12 +360,12 @@ impl Registrar {
         Ok(Token::new(grant, asked_at, audience, organization))
     }
 
-    fn keep(&self, id: &OrganizationId, proof: Token) {
-        let key = TokenKey {
-            organization: id.clone(),
-            resource: Resource::Graph,
-        };
-        self.tokens.publish(&key, proof);
+    /// Keeps the token, unless the organization was revoked in between: the answer may be that to an
+    /// earlier request.
+    fn keep(&self, landing: &Landing, organization: &Organization, proof: Token) {
+        if organization.state == State::Active {
+            self.tokens.publish(landing, &Resource::Graph, proof);
+        }
     }
 }
 

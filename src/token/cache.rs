@@ -57,6 +57,13 @@ struct Slot {
     flight: Option<Flight>,
 }
 
+/// Where a token that is obtained elsewhere will land, if its organization stays as it is.
+#[derive(Debug)]
+pub struct Landing {
+    organization: Arc<Organization>,
+    epoch: u64,
+}
+
 type Outcome = Result<Arc<Token>, Error>;
 type Flight = watch::Receiver<Option<Outcome>>;
 
@@ -134,12 +141,24 @@ impl TokenCache {
         }
     }
 
-    /// Takes a token that was obtained elsewhere: the proof of a new credential.
-    pub fn publish(&self, key: &TokenKey, token: Token) {
-        let organization = self.organization(&key.organization);
-        let mut tokens = organization.lock();
-        if !tokens.detached && self.0.make_room(&tokens, &key.resource).is_ok() {
-            let slot = tokens.slots.entry(key.resource.clone()).or_default();
+    /// Prepares for [`Self::publish`]. To be called before the change that the token proves is stored.
+    #[must_use]
+    pub fn landing(&self, id: &OrganizationId) -> Landing {
+        let organization = self.organization(id);
+        let epoch = organization.lock().epoch;
+        Landing {
+            organization,
+            epoch,
+        }
+    }
+
+    /// Takes a token that was obtained elsewhere: the proof of a new credential. Where the organization
+    /// was forgotten or its credential replaced since the landing was prepared, it is dropped.
+    pub fn publish(&self, landing: &Landing, resource: &Resource, token: Token) {
+        let mut tokens = landing.organization.lock();
+        let is_current = !tokens.detached && tokens.epoch == landing.epoch;
+        if is_current && self.0.make_room(&tokens, resource).is_ok() {
+            let slot = tokens.slots.entry(resource.clone()).or_default();
             slot.token = Some(Arc::new(token));
         }
     }

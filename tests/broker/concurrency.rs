@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use kodo_broker::pb::v1::Resource;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 use tonic_types::StatusExt as _;
 
 use crate::support::{CONTOSO, Fixture, SECRET, Setup, request, token};
@@ -121,6 +121,27 @@ async fn calls_under_way_finish_when_the_broker_stops() {
     token(&worker, "a", Resource::Graph)
         .await
         .expect_err("nobody serves any more");
+}
+
+#[tokio::test]
+async fn a_call_that_does_not_finish_does_not_keep_the_broker() {
+    let setup = Setup::new().config("[server.limits]\ndrain_seconds = 1");
+    let mut fixture = setup.start().await;
+    fixture
+        .register("contoso", CONTOSO, request::secret(SECRET))
+        .await;
+    let worker = fixture.worker();
+    let held = fixture.hold(CONTOSO);
+    tokio::select! {
+        outcome = token(&worker, "contoso", Resource::Exchange) => panic!("{outcome:?}"),
+        () = async {
+            held.arrived(1).await;
+            let began = Instant::now();
+            fixture.stop_broker().await;
+            let took = began.elapsed();
+            assert!((1..10).contains(&took.as_secs()), "{took:?}");
+        } => {}
+    }
 }
 
 #[tokio::test]

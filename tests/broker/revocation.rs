@@ -4,6 +4,7 @@ use kodo_broker::pb::{
     admin::v1::OrganizationState,
     v1::{ErrorReason, Resource},
 };
+use tokio::sync::oneshot;
 use tonic::Code;
 
 use crate::support::{CONTOSO, Fixture, RESOURCES, SECRET, Setup, assert_refused, request, token};
@@ -98,6 +99,41 @@ async fn a_rotation_under_way_does_not_bring_it_back() {
         Code::FailedPrecondition,
         ErrorReason::OrganizationRevoked,
     );
+    assert_gets_nothing(&fixture).await;
+}
+
+/// Its registration was sent twice, and the second one still waits for Entra when it is revoked.
+#[tokio::test]
+async fn a_late_proof_of_its_credential_is_not_served() {
+    let fixture = Fixture::start().await;
+    let (mut one, mut other, mut revoker) = (fixture.admin(), fixture.admin(), fixture.admin());
+    let registration = request::register("contoso", CONTOSO, request::secret(SECRET));
+    let (registered, once_registered) = oneshot::channel();
+    let held = fixture.hold(CONTOSO);
+    let first = async {
+        let outcome = one.register_organization(registration.clone()).await;
+        outcome.expect("registers");
+        registered.send(()).expect("is waited for");
+    };
+    let second = async {
+        held.arrived(1).await;
+        let held_longer = fixture.hold(CONTOSO);
+        let revoking = async {
+            held_longer.arrived(1).await;
+            held.release();
+            once_registered.await.expect("is told");
+            let revocation = request::revoke("contoso", 1);
+            revoker
+                .revoke_organization(revocation)
+                .await
+                .expect("revokes");
+            held_longer.release();
+        };
+        tokio::join!(other.register_organization(registration.clone()), revoking).0
+    };
+    let ((), second) = tokio::join!(first, second);
+    let told = second.expect("is answered").into_inner().organization;
+    assert_eq!(told, Some(fixture.organization("contoso").await));
     assert_gets_nothing(&fixture).await;
 }
 

@@ -170,6 +170,77 @@ async fn of_two_rotations_at_once_one_is_done() {
     assert_eq!(fixture.organization("contoso").await.revision, 2);
 }
 
+/// A caller whose time is up asks again, while the first request is still under way.
+#[tokio::test]
+async fn a_request_repeated_before_it_was_answered_is_done_once() {
+    let fixture = Fixture::start().await;
+    let (mut one, mut other) = (fixture.admin(), fixture.admin());
+    let registration = request::register("contoso", CONTOSO, request::secret(SECRET));
+    let held = fixture.hold(CONTOSO);
+    let (first, second, ()) = tokio::join!(
+        one.register_organization(registration.clone()),
+        other.register_organization(registration.clone()),
+        async {
+            held.arrived(2).await;
+            held.release();
+        },
+    );
+    let first = first.expect("registers").into_inner();
+    assert_eq!(first, second.expect("is answered").into_inner());
+
+    let rotation = request::rotate("contoso", 1, request::secret(SECOND_SECRET));
+    let held = fixture.hold(CONTOSO);
+    let (first, second, ()) = tokio::join!(
+        one.rotate_credential(rotation.clone()),
+        other.rotate_credential(rotation.clone()),
+        async {
+            held.arrived(2).await;
+            held.release();
+        },
+    );
+    let first = first.expect("rotates").into_inner();
+    assert_eq!(first, second.expect("is answered").into_inner());
+    let told = first.organization.expect("is told");
+    assert_eq!(told.revision, 2);
+    assert_eq!(fixture.organization("contoso").await, told);
+    let token = token(&fixture.worker(), "contoso", Resource::Graph).await;
+    assert_eq!(token.expect("a token").credential_version, 2);
+}
+
+#[tokio::test]
+async fn a_late_repetition_undoes_nothing_and_tells_how_it_is_by_now() {
+    let fixture = Fixture::start().await;
+    let mut admin = fixture.admin();
+    let registration = request::register("contoso", CONTOSO, request::secret(SECRET));
+    admin
+        .register_organization(registration.clone())
+        .await
+        .expect("registers");
+    let rotation = request::rotate("contoso", 1, request::secret(SECOND_SECRET));
+    admin
+        .rotate_credential(rotation.clone())
+        .await
+        .expect("rotates");
+    let again = admin
+        .register_organization(registration)
+        .await
+        .expect("is answered");
+    let current = fixture.organization("contoso").await;
+    assert_eq!(again.into_inner().organization.as_ref(), Some(&current));
+    assert_eq!(current.revision, 2);
+    admin
+        .revoke_organization(request::revoke("contoso", 2))
+        .await
+        .expect("revokes");
+    let again = admin
+        .rotate_credential(rotation)
+        .await
+        .expect("is answered");
+    let current = fixture.organization("contoso").await;
+    assert_eq!(again.into_inner().organization.as_ref(), Some(&current));
+    assert_eq!((current.revision, current.credential), (3, None));
+}
+
 #[tokio::test]
 async fn a_request_repeated_a_thousand_times_is_done_once() {
     let fixture = registered().await;

@@ -188,9 +188,8 @@ async fn a_hanging_organization_holds_up_nobody_else() {
     stuck.shutdown().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_published_token_is_used() {
-    let fixture = Fixture::new(10, &["contoso"]).await;
+/// A token that did not come from a flight.
+async fn proof(fixture: &Fixture) -> Token {
     let organization = fixture.vault.organization(&id("contoso")).await;
     let organization = organization.expect("reads").expect("is there");
     let grant = Grant {
@@ -198,15 +197,31 @@ async fn a_published_token_is_used() {
         expires_in: LIFE,
         refresh_in: None,
     };
-    let token = Token::new(
-        grant,
-        Instant::now(),
-        Audience::graph(Cloud::Global),
-        &organization,
-    );
-    fixture.cache.publish(&graph("contoso"), token);
+    let audience = Audience::graph(Cloud::Global);
+    Token::new(grant, Instant::now(), audience, &organization)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_published_token_is_used() {
+    let fixture = Fixture::new(10, &["contoso"]).await;
+    let landing = fixture.cache.landing(&id("contoso"));
+    let proof = proof(&fixture).await;
+    fixture.cache.publish(&landing, &Resource::Graph, proof);
     let token = fixture.get("contoso").await.expect("a token");
     // Exposed: it is compared.
     assert_eq!(token.access_token.expose(), "proof");
     assert_eq!(fixture.entra.calls(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_from_before_a_change_is_not_published() {
+    let changes = [TokenCache::forget, TokenCache::supersede];
+    for change in changes {
+        let fixture = Fixture::new(10, &["contoso"]).await;
+        let landing = fixture.cache.landing(&id("contoso"));
+        change(&fixture.cache, &id("contoso"));
+        let proof = proof(&fixture).await;
+        fixture.cache.publish(&landing, &Resource::Graph, proof);
+        assert!(fixture.cache.is_empty());
+    }
 }
