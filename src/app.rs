@@ -157,7 +157,7 @@ impl Broker {
     }
 
     /// Stops: not ready, no new connections, accepted calls and flights under way finish, within the
-    /// configured time. What has not finished by then is dropped.
+    /// configured time. What has not finished by then ends with the runtime.
     ///
     /// # Errors
     /// [`Error::Serving`] if serving had ended before it was asked to.

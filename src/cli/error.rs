@@ -123,8 +123,13 @@ impl Error {
             line(&format_args!("{name}: {value}"))?;
         }
         for help in source.help() {
-            let gap = if help.url.is_empty() { "" } else { " " };
-            line(&format_args!("help: {}{gap}{}", help.description, help.url))?;
+            // The message may end with what to do; only the link is new then.
+            let said = source.message().ends_with(help.description.as_str());
+            let description = if said { "" } else { help.description.as_str() };
+            let text = format!("{description} {}", help.url);
+            if !text.trim().is_empty() {
+                line(&format_args!("help: {}", text.trim()))?;
+            }
         }
         if let Some(again) = again {
             line(&format_args!("help: {again}"))?;
