@@ -251,5 +251,20 @@ struct Found {
     generation: u32,
 }
 
+/// Decodes bytes as everything that lies in a store. What decodes comes back the same.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn fuzz_record(bytes: &[u8]) {
+    let _ = envelope::parse(bytes);
+    if let Ok(key) = WrappedKey::decode(bytes) {
+        assert_eq!(key.encode(), bytes);
+    }
+    if let Ok(record) = Record::decode(bytes, 1) {
+        let encoded = record.encode();
+        let again = Record::decode(&encoded, 1).expect("what was encoded decodes");
+        assert_eq!(again.encode(), encoded);
+    }
+}
+
 #[cfg(test)]
 mod tests;
