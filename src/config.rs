@@ -176,9 +176,7 @@ impl Config {
             file: file.to_owned(),
             reason,
         };
-        let config = Self::parse(&text).map_err(malformed)?;
-        config.entra.authorities()?;
-        Ok(config)
+        Self::parse(&text).map_err(malformed)
     }
 
     /// Parses a configuration.

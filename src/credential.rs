@@ -1,6 +1,6 @@
 //! What an application proves itself with at Entra: a client secret, or a certificate with its key.
 
-use std::{fmt, time::SystemTime};
+use std::time::SystemTime;
 
 use crate::secret::{ClientSecret, PrivateKey};
 
@@ -109,14 +109,5 @@ impl Thumbprints {
             .sha1
             .copy_from_slice(digest(&SHA1_FOR_LEGACY_USE_ONLY, der).as_ref());
         thumbprints
-    }
-}
-
-/// Bytes as lower-case hex digits.
-pub struct Hex<'a>(pub &'a [u8]);
-
-impl fmt::Display for Hex<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }

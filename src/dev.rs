@@ -104,6 +104,11 @@ fn run(
     if !listen.ip().is_loopback() {
         return Err(Error::NotLoopback(listen));
     }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    // Listened for before there is anything to clean up.
+    let stop = runtime.spawn(app::signalled());
     // Deleted when dropped.
     let temporary;
     let folder = match data_dir {
@@ -121,14 +126,11 @@ fn run(
         path: folder.0.clone(),
         source,
     })?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
     let running = runtime.block_on(start(listen, folder))?;
     demonstrate(&running, console)?;
     say_how_to_go_on(&running, console)?;
     runtime.block_on(async {
-        app::signalled().await?;
+        stop.await.map_err(io::Error::from)??;
         running.broker.stop().await?;
         running.simulator.shutdown().await;
         Ok(())

@@ -15,6 +15,7 @@ use crate::{
     secret::AccessToken,
 };
 
+pub mod authority;
 pub mod client;
 pub mod client_assertion;
 pub mod cloud;

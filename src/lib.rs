@@ -20,6 +20,7 @@
 //! |---|---|
 //! | [`organization`], [`credential`] | the nouns; parsed once, at the rim, and right from then on |
 //! | [`secret`] | types that cannot be printed, compared or cloned by accident |
+//! | [`malformed`], [`hex`] | what is told of a wrong text; bytes as digits |
 //! | [`clock`] | the rim between tokio's time and the wall clock |
 //! | [`rpc`] | the gRPC edge: connections, identity, fields, errors as statuses |
 //! | [`authz`] | who may do what |
@@ -80,7 +81,11 @@ pub mod entra;
 #[cfg(all(feature = "server", feature = "cli"))]
 pub mod healthcheck;
 #[cfg(feature = "server")]
+pub mod hex;
+#[cfg(feature = "server")]
 pub mod kek;
+#[cfg(feature = "server")]
+pub mod malformed;
 #[cfg(feature = "server")]
 pub mod organization;
 #[cfg(feature = "server")]

@@ -6,12 +6,7 @@ use std::{fmt, sync::Arc, time::SystemTime};
 
 use uuid::Uuid;
 
-use crate::credential::CredentialInfo;
-
-/// Why a text is not what it should be: a sentence for the caller, with the remedy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Malformed(pub &'static str);
+use crate::{credential::CredentialInfo, malformed::Malformed};
 
 /// Our own id of a registered customer: 1 to 63 of `a-z0-9-`, no `-` at either end.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -259,12 +254,6 @@ impl fmt::Display for SharePointHost {
     }
 }
 
-/// Whether the text is a GUID in any usual form; a client secret never is.
-#[must_use]
-pub fn looks_like_guid(text: &str) -> bool {
-    Uuid::try_parse(text).is_ok()
-}
-
 fn guid(text: &str) -> Option<Uuid> {
     // `Uuid` also accepts braces, URNs and no hyphens; Entra's forms do not.
     (text.len() == 36)
@@ -375,7 +364,6 @@ mod tests {
             prop_assert!(TenantId::parse(&guid.hyphenated().to_string()).is_ok());
             prop_assert!(ClientId::parse(&guid.simple().to_string()).is_err());
             prop_assert!(ClientId::parse(&guid.urn().to_string()).is_err());
-            prop_assert!(looks_like_guid(&guid.simple().to_string()));
         }
     }
 }

@@ -182,7 +182,7 @@ impl Vault {
     #[must_use]
     pub fn generated_id(&self, request_id: &str) -> OrganizationId {
         let digest = self.root.digest(b"organization id", request_id.as_bytes());
-        let text = format!("org-{}", crate::credential::Hex(&digest[..10]));
+        let text = format!("org-{}", crate::hex::Hex(&digest[..10]));
         OrganizationId::parse(&text).expect("hex digits after a letter")
     }
 

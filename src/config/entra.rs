@@ -5,11 +5,7 @@ use std::{collections::BTreeMap, num::NonZeroU16, path::PathBuf, time::Duration}
 use serde::Deserialize;
 use url::Url;
 
-use super::Error;
-use crate::{
-    entra::cloud::{Authorities, Authority},
-    organization::Cloud,
-};
+use crate::organization::Cloud;
 
 /// `[entra]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -26,21 +22,21 @@ pub struct EntraConfig {
     /// HTTP proxy for the way out.
     pub proxy_url: Option<Url>,
     /// Other authorities than Microsoft's, on loopback.
-    loopback_authority: BTreeMap<CloudName, AuthorityConfig>,
+    pub(crate) loopback_authority: BTreeMap<CloudName, AuthorityConfig>,
     /// Other authorities than Microsoft's, anywhere.
-    unsafe_authority: BTreeMap<CloudName, AuthorityConfig>,
+    pub(crate) unsafe_authority: BTreeMap<CloudName, AuthorityConfig>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct AuthorityConfig {
-    authority_url: Url,
-    graph_url: Url,
+pub(crate) struct AuthorityConfig {
+    pub(crate) authority_url: Url,
+    pub(crate) graph_url: Url,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "snake_case")]
-enum CloudName {
+pub(crate) enum CloudName {
     Global,
     UsGov,
     UsGovDod,
@@ -85,40 +81,6 @@ impl EntraConfig {
             graph_url,
         };
         self.loopback_authority.insert(CloudName::Global, authority);
-    }
-
-    /// The authorities of all clouds.
-    ///
-    /// # Errors
-    /// [`Error::Authority`] for one that is no plain https URL, or not on loopback where it must be.
-    pub fn authorities(&self) -> Result<Authorities, Error> {
-        let mut authorities = Authorities::default();
-        let sections = [
-            ("loopback_authority", &self.loopback_authority),
-            ("unsafe_authority", &self.unsafe_authority),
-        ];
-        for (section, entries) in sections {
-            for (name, config) in entries {
-                let cloud = Cloud::from(*name);
-                let refused = |reason| Error::Authority {
-                    section,
-                    cloud: cloud.name(),
-                    reason,
-                };
-                let authority =
-                    Authority::replaced_by(config.authority_url.clone(), config.graph_url.clone());
-                let authority = authority.ok_or(refused(
-                    "both URLs must begin with https:// and have no user, query or fragment",
-                ))?;
-                if section == "loopback_authority" && !authority.is_loopback() {
-                    return Err(refused(
-                        "both hosts must be loopback addresses like 127.0.0.1",
-                    ));
-                }
-                authorities.replace(cloud, authority);
-            }
-        }
-        Ok(authorities)
     }
 }
 

@@ -12,12 +12,13 @@ use aws_lc_rs::{
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use p12_keystore::{KeyStore, KeyStoreEntry, Pkcs12ImportPolicy};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use uuid::Uuid;
 use x509_parser::{certificate::X509Certificate, prelude::FromDer as _, public_key::PublicKey};
 use zeroize::Zeroizing;
 
 use super::{Certificate, Credential};
 use crate::{
-    organization::{Malformed, looks_like_guid},
+    malformed::Malformed,
     secret::{ClientSecret, PrivateKey},
 };
 
@@ -41,7 +42,7 @@ pub fn client_secret(
     now: SystemTime,
 ) -> Result<Credential, Malformed> {
     let value = Zeroizing::new(value);
-    if looks_like_guid(&value) {
+    if Uuid::try_parse(&value).is_ok() {
         return Err(Malformed(
             "looks like the secret's id; copy the column \"Value\" of the portal, not \"Secret ID\"",
         ));

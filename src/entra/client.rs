@@ -5,8 +5,10 @@ use serde::Deserialize;
 use url::Url;
 
 use super::{
-    Error, Grant, Principal, RejectionKind, TokenEndpoint, client_assertion,
-    cloud::{Audience, Authorities},
+    Error, Grant, Principal, RejectionKind, TokenEndpoint,
+    authority::Authorities,
+    client_assertion,
+    cloud::Audience,
     graph,
     http::{Answer, Http},
     wire,

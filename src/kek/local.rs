@@ -7,7 +7,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 
 use super::{Error, KekId, KeyProvider};
-use crate::{credential::Hex, private_file, sealed, secret::SymmetricKey};
+use crate::{hex::Hex, private_file, sealed, secret::SymmetricKey};
 
 /// Longest KEK file, in bytes: 44 characters of base64 and white space around them.
 const FILE_BYTES_MAX: usize = 256;

@@ -2,14 +2,19 @@
 
 use std::{mem::take, time::SystemTime};
 
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use super::fields::Fields;
 use crate::{
     credential::{Credential, intake},
-    organization::Malformed,
+    malformed::Malformed,
     pb::admin::v1::{self as admin, credential::Kind},
 };
+
+/// Files that are parsed at a time: whoever made a PKCS#12 file chose how long its key derivation
+/// takes, and the blocking threads are needed for the store too.
+static PARSERS: Semaphore = Semaphore::const_new(2);
 
 impl Fields {
     /// The credential, checked by itself. Key derivation of PKCS#12 may take a moment, so it runs
@@ -57,6 +62,13 @@ impl Fields {
 async fn off_worker(
     parse: impl FnOnce() -> Result<Credential, Malformed> + Send + 'static,
 ) -> Result<Credential, Malformed> {
+    let busy = Malformed("cannot be read now");
+    let parser = PARSERS.acquire().await.map_err(|_| busy)?;
+    let parse = move || {
+        // Held to the end, even if the caller has gone: nothing else ends a key derivation.
+        let _parser = parser;
+        parse()
+    };
     // A panic of a parser is a refusal too: the input is the caller's.
     let parsed = tokio::task::spawn_blocking(parse).await;
     parsed.unwrap_or(Err(Malformed("cannot be read")))

@@ -9,7 +9,8 @@ use tonic_types::FieldViolation;
 
 use super::status::fields_invalid;
 use crate::{
-    organization::{ClientId, Cloud, Malformed, OrganizationId, Resource, SharePointHost},
+    malformed::Malformed,
+    organization::{ClientId, Cloud, OrganizationId, Resource, SharePointHost},
     pb::{admin::v1 as admin, v1},
 };
 

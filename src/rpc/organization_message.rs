@@ -1,7 +1,8 @@
 //! Organizations and warnings on their way out.
 
 use crate::{
-    credential::{CredentialInfo, CredentialKind, Hex},
+    credential::{CredentialInfo, CredentialKind},
+    hex::Hex,
     organization::{Cloud, Organization, State},
     pb::admin::v1::{self as admin, WarningReason},
     registration::Warning,

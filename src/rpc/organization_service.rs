@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use super::{caller, fields::Fields, status::organization_not_found, within};
 use crate::{
     authz::{Action, Policy},
-    credential::Hex,
+    hex::Hex,
     organization::{OrganizationId, TenantName},
     pb::admin::v1::{
         GetOrganizationRequest, GetOrganizationResponse, ListOrganizationsRequest,
@@ -117,9 +117,11 @@ impl organization_service_server::OrganizationService for OrganizationService {
         fields.request_id(&mark.request_id);
         let id = fields.organization_id(&request.organization_id);
         let revision = fields.revision(request.revision);
-        let credential = fields
-            .credential(request.credential, self.registrar.now())
-            .await;
+        let credential = within(
+            self.call_timeout,
+            fields.credential(request.credential, self.registrar.now()),
+        )
+        .await?;
         let (Some(id), Some(revision), Some(credential), true) =
             (id, revision, credential, fields.is_clean())
         else {
@@ -187,9 +189,11 @@ impl OrganizationService {
         let client_id = fields.client_id(&request.client_id);
         let sharepoint_root_host = fields.root_host(&request.sharepoint_root_host, cloud);
         let sharepoint_hosts = fields.hosts(&request.sharepoint_hosts, cloud);
-        let credential = fields
-            .credential(request.credential, self.registrar.now())
-            .await;
+        let credential = within(
+            self.call_timeout,
+            fields.credential(request.credential, self.registrar.now()),
+        )
+        .await?;
         match (
             id,
             display_name,

@@ -8,7 +8,7 @@ use super::{caller, fields::Fields, within};
 use crate::{
     authz::Policy,
     clock::Clock,
-    credential::Hex,
+    hex::Hex,
     pb::v1::{GetTokenRequest, GetTokenResponse, token_service_server},
     token::{Token, TokenKey, cache::TokenCache},
 };

@@ -3,7 +3,7 @@
 use base64::{Engine as _, prelude::BASE64_STANDARD_NO_PAD};
 
 use super::*;
-use crate::credential::Hex;
+use crate::hex::Hex;
 
 /// The forms in which a text could be in a store.
 fn forms(text: &[u8]) -> Vec<Vec<u8>> {

@@ -91,7 +91,7 @@ fn openssl_reads_the_same_key_and_thumbprints() {
         let output = openssl(&arguments, RSA.certificate_pem.as_bytes());
         let output = String::from_utf8(output).expect("text");
         let (_, shown) = output.trim().split_once('=').expect("name=value");
-        let ours = crate::credential::Hex(digest).to_string();
+        let ours = crate::hex::Hex(digest).to_string();
         assert_eq!(shown.replace(':', "").to_ascii_lowercase(), ours);
     }
     let modulus =
