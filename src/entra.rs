@@ -87,6 +87,8 @@ pub enum Error {
         host: Arc<str>,
         /// Why, without URLs and bodies.
         reason: Arc<str>,
+        /// How long to wait, if it said so.
+        retry_after: Option<Duration>,
     },
     /// An answer that no correct token endpoint gives.
     #[error("{host} gave an unusable answer: {reason}")]

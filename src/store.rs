@@ -15,8 +15,8 @@ pub mod sled;
 
 /// Longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 64;
-/// Longest value, in bytes.
-pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
+/// Longest value, in bytes: a certificate with its key (64 KiB as they come in) and names.
+pub const VALUE_BYTES_MAX: usize = 96 * 1024;
 /// Most entries that one scan returns.
 pub const SCAN_MAX: usize = 1000;
 
@@ -100,7 +100,7 @@ pub enum Error {
     #[error("the store failed: {0}")]
     Failed(Arc<str>),
     /// The directory holds something that is not a whole store. It is left as it is.
-    #[error("the store in {} cannot be opened: {reason}; restore it from a backup", directory.display())]
+    #[error("the store in {} cannot be opened: {reason}", directory.display())]
     Unopenable {
         /// Where.
         directory: PathBuf,

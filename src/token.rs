@@ -16,10 +16,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use aws_lc_rs::digest::{SHA256, digest};
 use tokio::time::Instant;
 
 use crate::{
-    credential::Thumbprints,
     entra::{self, Grant, cloud::Audience},
     organization::{ClientId, Organization, OrganizationId, Resource},
     secret::AccessToken,
@@ -103,7 +103,9 @@ impl Token {
     ) -> Self {
         let life = grant.expires_in;
         // Exposed: the fingerprint is a digest of the token.
-        let fingerprint = Thumbprints::of(grant.access_token.expose().as_bytes()).sha256;
+        let digest = digest(&SHA256, grant.access_token.expose().as_bytes());
+        let mut fingerprint = [0; 32];
+        fingerprint.copy_from_slice(digest.as_ref());
         Self {
             access_token: grant.access_token,
             audience,

@@ -1,5 +1,7 @@
 //! The real token endpoint, over HTTPS.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use serde::Deserialize;
 use url::Url;
@@ -19,6 +21,9 @@ use crate::{
     organization::{Cloud, SharePointHost, TenantId, TenantName},
     secret::AccessToken,
 };
+
+/// How long to wait where Entra throttles and does not say: what it says where it does.
+pub(super) const THROTTLED: Duration = Duration::from_secs(60);
 
 /// Entra over HTTPS.
 #[derive(Debug)]
@@ -130,20 +135,23 @@ impl TokenEndpoint for Client {
 /// What an answer other than 2xx means: the status first, as it decides whether waiting helps.
 fn refusal(answer: Answer) -> Error {
     let status = answer.status;
-    let retry_after = answer.retry_after;
+    let throttled = Error::Throttled {
+        retry_after: answer.retry_after.unwrap_or(THROTTLED),
+    };
     if status.as_u16() == 429 {
-        return Error::Throttled { retry_after };
+        return throttled;
     }
     let in_trouble = |host| Error::Unreachable {
         host,
         reason: format!("it answers {}", status.as_u16()).into(),
+        retry_after: answer.retry_after,
     };
     if status.is_server_error() {
         return in_trouble(answer.host);
     }
     match wire::rejection(&answer.body) {
         Some(rejection) => match rejection.kind {
-            RejectionKind::Throttled => Error::Throttled { retry_after },
+            RejectionKind::Throttled => throttled,
             RejectionKind::Transient => in_trouble(answer.host),
             _ => Error::Rejected(rejection.into()),
         },

@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 
-use super::{Error, http::Answer};
+use super::{Error, client::THROTTLED, http::Answer};
 use crate::organization::{Cloud, SharePointHost};
 
 #[derive(Deserialize)]
@@ -23,12 +23,15 @@ pub(super) fn root_host(cloud: Cloud, answer: Answer) -> Result<SharePointHost, 
     let host = answer.host;
     if answer.status.as_u16() == 429 {
         return Err(Error::Throttled {
-            retry_after: answer.retry_after,
+            retry_after: answer.retry_after.unwrap_or(THROTTLED),
         });
     }
     if answer.status.is_server_error() {
-        let reason = format!("it answers {}", answer.status.as_u16()).into();
-        return Err(Error::Unreachable { host, reason });
+        return Err(Error::Unreachable {
+            host,
+            reason: format!("it answers {}", answer.status.as_u16()).into(),
+            retry_after: answer.retry_after,
+        });
     }
     let invalid = |reason| Error::AnswerInvalid {
         host: host.clone(),

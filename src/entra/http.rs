@@ -6,18 +6,16 @@ use std::{sync::Arc, time::Duration};
 use reqwest::{StatusCode, header, redirect, tls};
 use tokio::{sync::Semaphore, time::timeout};
 use url::Url;
+use zeroize::Zeroizing;
 
 use super::Error;
 use crate::{config::EntraConfig, secret::AccessToken};
 
 /// Longest body that is read. A token is at most 16 KiB, the OpenID configuration 2 KiB.
 const BODY_BYTES_MAX: usize = 64 * 1024;
-/// Bounds of what a `Retry-After` may ask for; without one, the first value of [`RETRY_DEFAULT`].
+/// Bounds of what a `Retry-After` may ask for.
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(300);
-/// How long to wait where Entra does not say: what it says where it does.
-const RETRY_DEFAULT: Duration = Duration::from_secs(60);
-
 /// An HTTPS client.
 #[derive(Debug)]
 pub struct Http {
@@ -28,12 +26,12 @@ pub struct Http {
     deadline: Duration,
 }
 
-/// A whole answer.
-#[derive(Debug)]
+/// A whole answer. It may hold a token, so it cannot be printed, and is wiped.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
-    pub(super) retry_after: Duration,
-    pub(super) body: Vec<u8>,
+    /// What `Retry-After` asks for, within bounds.
+    pub(super) retry_after: Option<Duration>,
+    pub(super) body: Zeroizing<Vec<u8>>,
     pub(super) host: Arc<str>,
 }
 
@@ -72,6 +70,11 @@ impl Http {
             .pool_idle_timeout(Duration::from_secs(60))
             .http2_keep_alive_interval(Duration::from_secs(30))
             .http2_keep_alive_timeout(Duration::from_secs(10));
+        let with_password = |url: &Url| !url.username().is_empty() || url.password().is_some();
+        if config.proxy_url.as_ref().is_some_and(with_password) {
+            let reason = "entra.proxy_url must hold no user and password";
+            return Err(BuildError::Client(reason.into()));
+        }
         if let Some(file) = &config.extra_ca_file {
             let unreadable = |source| BuildError::CaFile {
                 file: file.clone(),
@@ -113,6 +116,7 @@ impl Http {
         let unreachable = |reason: &str| Error::Unreachable {
             host: host.clone(),
             reason: reason.into(),
+            retry_after: None,
         };
         let exchange = async {
             let permit = self.permits.acquire().await;
@@ -133,7 +137,7 @@ impl Http {
 async fn read(mut response: reqwest::Response, host: Arc<str>) -> Result<Answer, Error> {
     let status = response.status();
     let retry_after = retry_after(response.headers());
-    let mut body = Vec::new();
+    let mut body = Zeroizing::new(Vec::new());
     loop {
         match response.chunk().await {
             Ok(Some(chunk)) if body.len() + chunk.len() > BODY_BYTES_MAX => {
@@ -143,8 +147,11 @@ async fn read(mut response: reqwest::Response, host: Arc<str>) -> Result<Answer,
             Ok(Some(chunk)) => body.extend_from_slice(&chunk),
             Ok(None) => break,
             Err(error) => {
-                let reason = reason(&error).into();
-                return Err(Error::Unreachable { host, reason });
+                return Err(Error::Unreachable {
+                    host,
+                    reason: reason(&error).into(),
+                    retry_after: None,
+                });
             }
         }
     }
@@ -157,14 +164,10 @@ async fn read(mut response: reqwest::Response, host: Arc<str>) -> Result<Answer,
 }
 
 /// Seconds only: that is what Entra sends.
-fn retry_after(headers: &header::HeaderMap) -> Duration {
-    let value = headers
-        .get(header::RETRY_AFTER)
-        .and_then(|value| value.to_str().ok());
-    let seconds = value
-        .and_then(|text| text.trim().parse().ok())
-        .map(Duration::from_secs);
-    seconds.unwrap_or(RETRY_DEFAULT).clamp(RETRY_MIN, RETRY_MAX)
+fn retry_after(headers: &header::HeaderMap) -> Option<Duration> {
+    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
+    let seconds = value.trim().parse().ok().map(Duration::from_secs)?;
+    Some(seconds.clamp(RETRY_MIN, RETRY_MAX))
 }
 
 /// The innermost cause, which tells a refused connection from an unknown name or certificate.
@@ -194,22 +197,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_retry_after_is_clamped_and_has_a_default() {
+    fn a_retry_after_is_clamped_and_odd_ones_are_none() {
         let of = |value: Option<&'static str>| {
             let value = value.map(header::HeaderValue::from_static);
-            retry_after(
-                &value
-                    .into_iter()
-                    .map(|v| (header::RETRY_AFTER, v))
-                    .collect(),
-            )
-            .as_secs()
+            let headers = value.into_iter().map(|value| (header::RETRY_AFTER, value));
+            retry_after(&headers.collect()).map(|delay| delay.as_secs())
         };
-        assert_eq!(of(Some("17")), 17);
-        assert_eq!(of(Some("0")), 1);
-        assert_eq!(of(Some("1000000000")), 300);
+        assert_eq!(of(Some("17")), Some(17));
+        assert_eq!(of(Some("0")), Some(1));
+        assert_eq!(of(Some("1000000000")), Some(300));
         for odd in [None, Some("-1"), Some("soon"), Some("")] {
-            assert_eq!(of(odd), 60, "{odd:?}");
+            assert_eq!(of(odd), None, "{odd:?}");
         }
     }
 }

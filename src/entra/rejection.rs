@@ -114,7 +114,8 @@ fn by_error(error: &str) -> &'static Row {
         // npm oidc-provider and RFC 8707 say `invalid_target` where Entra says `invalid_resource`.
         "invalid_resource" | "invalid_target" => &table::INVALID_RESOURCE,
         "invalid_tenant" => &table::INVALID_TENANT,
-        "consent_required" | "interaction_required" => &table::CONSENT_REQUIRED,
+        "consent_required" => &table::CONSENT_REQUIRED,
+        "interaction_required" => &table::INTERACTION_REQUIRED,
         "temporarily_unavailable" | "server_error" => &table::TEMPORARY,
         _ => &table::UNKNOWN,
     }
@@ -152,6 +153,8 @@ mod tests {
             (900_382, RejectionKind::WrongCloud),
             (500_011, RejectionKind::ResourceUnavailable),
             (65_001, RejectionKind::ConsentRequired),
+            (700_022, RejectionKind::Other),
+            (501_051, RejectionKind::ConsentRequired),
             (53_003, RejectionKind::BlockedByPolicy),
             (700_024, RejectionKind::ClockSkew),
             (50_196, RejectionKind::Throttled),
@@ -169,6 +172,10 @@ mod tests {
             RejectionKind::ResourceUnavailable
         );
         assert_eq!(kind("temporarily_unavailable", 1), RejectionKind::Transient);
+        assert_eq!(
+            kind("interaction_required", 1),
+            RejectionKind::BlockedByPolicy
+        );
         assert_eq!(kind("what_is_this", 1), RejectionKind::Other);
     }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use async_trait::async_trait;
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::digest::{Context, SHA256};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 
 use super::{Error, KekId, KeyProvider};
@@ -44,7 +44,10 @@ impl FileKey {
     #[must_use]
     pub fn new(key: SymmetricKey) -> Self {
         // Exposed: the id is a digest of the key, which tells nothing of 32 random bytes.
-        let fingerprint = digest(&SHA256, &[b"kodo-broker kek id\0", key.expose()].concat());
+        let mut fingerprint = Context::new(&SHA256);
+        fingerprint.update(b"kodo-broker kek id\0");
+        fingerprint.update(key.expose());
+        let fingerprint = fingerprint.finish();
         let id = format!("file-{}", Hex(&fingerprint.as_ref()[..8]));
         Self {
             id: KekId::parse(&id).expect("21 printable characters"),

@@ -1,8 +1,8 @@
 //! Every error of the broker as a gRPC status: the only place that decides on codes and reasons.
 //!
 //! A tenant's trouble is `FAILED_PRECONDITION`. `UNAVAILABLE`, `INTERNAL` and `DATA_LOSS` are for
-//! the broker itself, since meshes take a replica out after a few of them (Envoy after five), and one
-//! tenant's expired secret must not do that to all others.
+//! the broker and for the way to Entra, since meshes take a replica out after a few of them (Envoy
+//! after five), and one tenant's expired secret must not do that to all others.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -76,7 +76,7 @@ fn shutting_down() -> Status {
     retry(
         Code::Unavailable,
         Reason::ShuttingDown,
-        "this broker is shutting down; try another",
+        "interrupted: the broker is shutting down, or the organization changed again and again; try again",
         RETRY,
     )
 }
@@ -176,9 +176,12 @@ impl From<entra::Error> for Status {
                 message,
                 retry_after,
             ),
-            entra::Error::Unreachable { .. } => {
-                retry(Code::Unavailable, Reason::IdpUnreachable, message, RETRY)
-            }
+            entra::Error::Unreachable { retry_after, .. } => retry(
+                Code::Unavailable,
+                Reason::IdpUnreachable,
+                message,
+                retry_after.unwrap_or(RETRY),
+            ),
             entra::Error::AnswerInvalid { .. } => {
                 retry(Code::Unavailable, Reason::IdpAnswerInvalid, message, RETRY)
             }

@@ -69,6 +69,9 @@ impl Store for MemoryStore {
         {
             return Err(Error::Conflict);
         }
+        if transaction.writes.is_empty() {
+            return Ok(Revision(state.revision));
+        }
         state.revision += 1;
         let revision = Revision(state.revision);
         for write in transaction.writes {

@@ -12,6 +12,7 @@
 
 use std::{
     fs, io,
+    ops::Bound,
     os::unix::fs::DirBuilderExt as _,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -21,7 +22,7 @@ use std::{
 use async_trait::async_trait;
 use sled::{Db, Tree};
 
-use super::{Entry, Error, Key, Revision, SCAN_MAX, Store, Transaction};
+use super::{Entry, Error, Key, Revision, SCAN_MAX, Store, Transaction, VALUE_BYTES_MAX};
 
 mod writer;
 
@@ -30,6 +31,13 @@ use writer::Writer;
 /// Trees of the database.
 const RECORDS: &str = "records";
 const COUNTERS: &str = "counters";
+/// Size of sled's segments; it cannot be changed later. sled writes what is larger than a quarter of it
+/// into files of their own, which it never syncs: 16 of the largest values, as many as a leaf of its
+/// tree holds, must be smaller.
+const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
+const _: () = assert!(16 * (VALUE_BYTES_MAX + 1024) < SEGMENT_BYTES / 4);
+/// Locked by us before anything in the directory is touched: sled takes its own lock only later.
+const LOCK: &str = "kodo-broker.lock";
 /// What sled may keep of the data in memory; what is hot is in the token cache, not here.
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -39,6 +47,8 @@ pub struct SledStore {
     records: Tree,
     /// The one thread that writes.
     writer: Writer,
+    /// Held open: the lock goes with it.
+    _lock: fs::File,
 }
 
 impl SledStore {
@@ -62,16 +72,27 @@ impl SledStore {
             .mode(0o700)
             .create(directory)
             .map_err(failed)?;
+        let lock = lock(directory)?;
         remove_unfinished_snapshots(directory).map_err(failed)?;
+        let existed = directory.join("db").exists();
         let opened = catch_unwind(AssertUnwindSafe(|| open_database(directory)));
         let (db, records, counters) = match opened {
             Ok(result) => result.map_err(|error| refusal(directory, error))?,
             Err(_) => return Err(unopenable(directory, "its files are damaged")),
         };
+        // What sled finds in damaged files may be nothing at all, without an error.
+        if existed && records.is_empty() {
+            let reason = "it was a store before and holds nothing now; if nothing was ever registered in it, remove the directory";
+            return Err(unopenable(directory, reason));
+        }
         db.flush().map_err(|error| refusal(directory, error))?;
         let log = sync_all(directory).map_err(failed)?;
         let writer = Writer::start(db, records.clone(), counters, log).map_err(failed)?;
-        Ok(Self { records, writer })
+        Ok(Self {
+            records,
+            writer,
+            _lock: lock,
+        })
     }
 }
 
@@ -95,14 +116,18 @@ impl Store for SledStore {
     ) -> Result<Vec<(Key, Entry)>, Error> {
         let records = self.records.clone();
         let prefix = prefix.to_vec();
-        // The first key behind `after`: the same bytes and a zero more.
         let start = match after {
-            Some(key) if key.as_bytes() >= prefix.as_slice() => Key::new(key.as_bytes(), &[0]).0,
-            _ => prefix.clone(),
+            Some(key) if key.as_bytes() >= prefix.as_slice() => {
+                Bound::Excluded(key.as_bytes().to_vec())
+            }
+            _ => Bound::Included(prefix.clone()),
         };
         blocking(move || {
             let mut found = Vec::new();
-            for item in records.range(start..).take(limit.min(SCAN_MAX)) {
+            for item in records
+                .range::<Vec<u8>, _>((start, Bound::Unbounded))
+                .take(limit.min(SCAN_MAX))
+            {
                 let (key, stored) = item.map_err(failed)?;
                 if !key.starts_with(&prefix) {
                     break;
@@ -135,10 +160,21 @@ fn open_database(directory: &Path) -> sled::Result<(Db, Tree, Tree)> {
     let db = sled::Config::new()
         .path(directory)
         .cache_capacity(CACHE_BYTES)
+        .segment_size(SEGMENT_BYTES)
         .open()?;
     let records = db.open_tree(RECORDS)?;
     let counters = db.open_tree(COUNTERS)?;
     Ok((db, records, counters))
+}
+
+fn lock(directory: &Path) -> Result<fs::File, Error> {
+    let file =
+        fs::File::create(directory.join(LOCK)).map_err(|error| unopenable(directory, error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(Error::InUse(directory.into())),
+        Err(fs::TryLockError::Error(error)) => Err(unopenable(directory, error)),
+    }
 }
 
 fn remove_unfinished_snapshots(directory: &Path) -> io::Result<()> {
@@ -242,6 +278,69 @@ mod tests {
         );
     }
 
+    /// A closed store that holds something.
+    async fn written(directory: &Path) {
+        let store = SledStore::open(directory).await.expect("opens");
+        let put = Write::Put(Key::new(b"a/", b"1"), b"value".to_vec());
+        let transaction = Transaction {
+            compares: vec![],
+            writes: vec![put],
+        };
+        store.commit(transaction).await.expect("commits");
+    }
+
+    #[tokio::test]
+    async fn the_largest_values_stay_in_the_log_that_is_synced() {
+        let directory = tempfile::tempdir().expect("a folder");
+        let store = SledStore::open(directory.path()).await.expect("opens");
+        for number in 0..40_u8 {
+            let put = Write::Put(Key::new(b"a/", &[number]), vec![number; VALUE_BYTES_MAX]);
+            let transaction = Transaction {
+                compares: vec![],
+                writes: vec![put],
+            };
+            store.commit(transaction).await.expect("commits");
+        }
+        let blobs = fs::read_dir(directory.path().join("blobs")).expect("reads");
+        assert_eq!(blobs.count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_store_that_lost_everything_is_refused() {
+        let directory = tempfile::tempdir().expect("a folder");
+        written(directory.path()).await;
+        let log = fs::OpenOptions::new()
+            .write(true)
+            .open(directory.path().join("db"));
+        log.and_then(|log| log.set_len(0)).expect("truncates");
+        for item in fs::read_dir(directory.path()).expect("reads").flatten() {
+            if item.file_name().to_string_lossy().starts_with("snap") {
+                fs::remove_file(item.path()).expect("removes");
+            }
+        }
+        let opened = loop {
+            match SledStore::open(directory.path()).await {
+                Err(Error::InUse(_)) => tokio::task::yield_now().await,
+                other => break other,
+            }
+        };
+        assert!(
+            matches!(opened, Err(Error::Unopenable { .. })),
+            "{opened:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_second_opener_leaves_the_files_of_the_first_alone() {
+        let directory = tempfile::tempdir().expect("a folder");
+        let _first = SledStore::open(directory.path()).await.expect("opens");
+        let under_way = directory.path().join("snap.00000000000000FF.generating");
+        fs::write(&under_way, b"half").expect("writes");
+        let second = SledStore::open(directory.path()).await;
+        assert!(matches!(second, Err(Error::InUse(_))), "{second:?}");
+        assert!(under_way.exists());
+    }
+
     #[tokio::test]
     async fn a_second_opener_is_told_that_the_store_is_in_use() {
         let directory = tempfile::tempdir().expect("a folder");
@@ -253,7 +352,7 @@ mod tests {
     #[tokio::test]
     async fn a_snapshot_that_a_crash_left_unfinished_is_no_obstacle() {
         let directory = tempfile::tempdir().expect("a folder");
-        drop(SledStore::open(directory.path()).await.expect("opens"));
+        written(directory.path()).await;
         let leftover = directory.path().join("snap.00000000000000FF.generating");
         fs::write(&leftover, b"half").expect("writes");
         let _store = conformance::reopen(directory.path()).await;
@@ -263,7 +362,7 @@ mod tests {
     #[tokio::test]
     async fn a_damaged_file_is_refused_and_not_replaced() {
         let directory = tempfile::tempdir().expect("a folder");
-        drop(SledStore::open(directory.path()).await.expect("opens"));
+        written(directory.path()).await;
         let file = directory.path().join("conf");
         let mut damaged = fs::read(&file).expect("reads");
         damaged[0] ^= 1;

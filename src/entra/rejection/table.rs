@@ -51,10 +51,17 @@ pub(super) const INVALID_TENANT: Row = Row {
 };
 
 pub(super) const CONSENT_REQUIRED: Row = Row {
-    codes: &[65_001, 90_094, 501_051],
+    codes: &[65_001, 90_094],
     kind: Kind::ConsentRequired,
     explanation: "no administrator of the tenant has consented to the application's permissions",
     remedy: "have an administrator of the tenant press \"Grant admin consent\" in the Azure portal; it may take some minutes to apply",
+};
+
+pub(super) const INTERACTION_REQUIRED: Row = Row {
+    codes: &[],
+    kind: Kind::BlockedByPolicy,
+    explanation: "it wants a person to sign in, as where a policy of the tenant forbids the application",
+    remedy: "have an administrator of the tenant look for the refusal in the sign-in log of service principals",
 };
 
 pub(super) const TEMPORARY: Row = Row {
@@ -108,7 +115,7 @@ pub(super) const TABLE: &[Row] = &[
         remedy: "upload a new certificate to the application in the Azure portal and rotate to it",
     },
     Row {
-        codes: &[700_025, 700_022],
+        codes: &[700_025],
         kind: Kind::ApplicationDisabled,
         explanation: "the application is a public client, which cannot have credentials",
         remedy: "set \"Allow public client flows\" to No in the Azure portal, or register a new application",
@@ -124,6 +131,12 @@ pub(super) const TABLE: &[Row] = &[
         kind: Kind::WrongCloud,
         explanation: "the tenant is in another Microsoft cloud",
         remedy: "register the organization with the cloud that its tenant is in",
+    },
+    Row {
+        codes: &[501_051],
+        kind: Kind::ConsentRequired,
+        explanation: "the API demands that the application is assigned to one of its roles, and it is not",
+        remedy: "have an administrator of the tenant assign an application role of the API to the application",
     },
     Row {
         codes: &[53_003, 530_032, 50_131],
@@ -157,8 +170,8 @@ pub(super) const TABLE: &[Row] = &[
     },
     Row {
         codes: &[
-            7_000_218, 900_144, 50_027, 5_002_730, 5_002_738, 70_011, 28_002, 700_023, 1_002_012,
-            901_002, 9_001_023, 90_124, 90_130, 50_194, 90_009, 100_007,
+            7_000_218, 900_144, 50_027, 5_002_730, 5_002_738, 70_011, 28_002, 700_022, 700_023,
+            1_002_012, 901_002, 9_001_023, 90_124, 90_130, 50_194, 90_009, 100_007,
         ],
         kind: Kind::Other,
         explanation: "the broker's request was malformed",

@@ -113,6 +113,7 @@ fn of_entra() -> Vec<entra::Error> {
         entra::Error::Unreachable {
             host: host(),
             reason: "no answer in time".into(),
+            retry_after: None,
         },
         entra::Error::AnswerInvalid {
             host: host(),

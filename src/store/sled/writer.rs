@@ -97,7 +97,7 @@ impl Thread {
         }
     }
 
-    fn apply(&self, transaction: &Transaction) -> Result<Revision, Error> {
+    fn apply(&mut self, transaction: &Transaction) -> Result<Revision, Error> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
@@ -106,7 +106,8 @@ impl Thread {
         match applied {
             Ok(revision) => Ok(Revision(revision)),
             Err(TransactionError::Abort(error)) => Err(error),
-            Err(TransactionError::Storage(error)) => Err(error.into()),
+            // One of the two trees may have changed in memory: nothing of it may become durable.
+            Err(TransactionError::Storage(error)) => Err(self.fail(error.into())),
         }
     }
 
@@ -119,11 +120,13 @@ impl Thread {
             let synced = self.log.sync_data();
             synced.map_err(|error| Error::Failed(Arc::from(error.to_string())))
         });
-        if let Err(error) = &synced {
-            tracing::error!(%error, "the store cannot write; restart once its disk is well again");
-            self.failed = Some(error.clone());
-        }
-        synced
+        synced.map_err(|error| self.fail(error))
+    }
+
+    fn fail(&mut self, error: Error) -> Error {
+        tracing::error!(%error, "the store cannot write; restart once its disk is well again");
+        self.failed = Some(error.clone());
+        error
     }
 }
 

@@ -79,6 +79,7 @@ fn unreachable() -> entra::Error {
     entra::Error::Unreachable {
         host: "login.example".into(),
         reason: "no connection".into(),
+        retry_after: None,
     }
 }
 
