@@ -109,6 +109,8 @@ impl Broker {
             CancellationToken::new(),
             TaskTracker::new(),
         );
+        // Whatever was started ends if what follows fails.
+        let (stop_guard, end_guard) = (stop.clone().drop_guard(), end.clone().drop_guard());
         let (health, health_address) = start_health(config, &tasks, &end).await?;
 
         let store = store::open(&config.store).await?;
@@ -143,6 +145,8 @@ impl Broker {
         if let Some(health) = &health {
             health.set_ready(true).await;
         }
+        stop_guard.disarm();
+        end_guard.disarm();
         tracing::info!(%address, ?health_address, "serving");
         Ok(Self {
             address,
@@ -198,7 +202,7 @@ async fn start_health(
     };
     let listener = rpc::bind(listen).await?;
     let address = listener.local_addr()?;
-    let (health, serving) = Health::serve(listener, end.clone()).await?;
+    let (health, serving) = Health::serve(listener, tasks, end.clone()).await?;
     tasks.spawn(serving);
     Ok((Some(health), Some(address)))
 }

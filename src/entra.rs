@@ -102,3 +102,18 @@ pub enum Error {
     #[error("the client assertion could not be signed")]
     Assertion,
 }
+
+impl Error {
+    /// The same, with the version of the credential that was refused.
+    #[must_use]
+    pub fn of_credential(self, version: u64) -> Self {
+        match self {
+            Self::Rejected(rejection) => {
+                let mut rejection = Arc::unwrap_or_clone(rejection);
+                rejection.credential_version = Some(version);
+                Self::Rejected(Arc::new(rejection))
+            }
+            other => other,
+        }
+    }
+}

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use spiffe::SpiffeId;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -63,6 +64,17 @@ pub struct Registration {
     pub sharepoint_hosts: Vec<SharePointHost>,
 }
 
+/// Who asks for a change, and how.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Who asks.
+    pub caller: SpiffeId,
+    /// What the request is remembered by.
+    pub mark: RequestMark,
+    /// Whether to store what was proven.
+    pub mode: Mode,
+}
+
 /// Whether to store what was proven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -102,7 +114,7 @@ pub enum Error {
     /// Entra does not accept the credential, or cannot be asked.
     #[error(transparent)]
     Entra(#[from] entra::Error),
-    /// The vault refuses or failed.
+    /// The vault refuses, or its store failed: then it is open whether the change was made.
     #[error(transparent)]
     Vault(#[from] vault::Error),
     /// The change ended without an outcome: the broker stops.
@@ -138,68 +150,85 @@ impl Registrar {
     /// Registers an organization.
     ///
     /// # Errors
-    /// [`Error`]; nothing is stored then.
+    /// [`Error`]; nothing is stored then, unless it is one of the store: see [`Error::Vault`].
     pub async fn register(
         &self,
         registration: Registration,
-        mark: RequestMark,
-        mode: Mode,
+        request: Request,
     ) -> Result<Changed, Error> {
-        let this = self.clone();
-        self.run(async move { this.prove_and_register(registration, mark, mode).await })
-            .await
+        let (this, id) = (self.clone(), registration.id.clone());
+        let told = request.clone();
+        let change = async move { this.prove_and_register(registration, request).await };
+        self.run("register", id, told, change).await
     }
 
     /// Replaces the credential of an organization.
     ///
     /// # Errors
-    /// [`Error`]; nothing is changed then.
+    /// As [`Self::register`].
     pub async fn rotate(
         &self,
-        id: &OrganizationId,
+        id: OrganizationId,
         revision: u64,
         credential: Credential,
-        mark: RequestMark,
-        mode: Mode,
+        request: Request,
     ) -> Result<Changed, Error> {
-        let (this, id) = (self.clone(), id.clone());
-        self.run(async move {
-            this.prove_and_rotate(&id, revision, credential, mark, mode)
+        let (this, told) = (self.clone(), request.clone());
+        let named = id.clone();
+        let change = async move {
+            this.prove_and_rotate(&id, revision, credential, request)
                 .await
-        })
-        .await
+        };
+        self.run("rotate", named, told, change).await
     }
 
     /// Revokes an organization. Once this returns, the cache has none of its tokens, and no flight
     /// under way will bring one.
     ///
     /// # Errors
-    /// [`Error`]; nothing is changed then.
+    /// As [`Self::register`].
     pub async fn revoke(
         &self,
-        id: &OrganizationId,
+        id: OrganizationId,
         revision: u64,
-        mark: RequestMark,
+        request: Request,
     ) -> Result<Organization, Error> {
-        let (this, id) = (self.clone(), id.clone());
-        self.run(async move { this.revoke_and_forget(&id, revision, mark).await })
-            .await
+        let (this, told) = (self.clone(), request.clone());
+        let named = id.clone();
+        let change = async move { this.revoke_and_forget(&id, revision, request.mark).await };
+        self.run("revoke", named, told, change).await
     }
 
-    /// Runs a change to its end, whoever still waits for it.
+    /// Runs a change to its end, whoever still waits for it, and says in the log who asked for it and
+    /// what came of it.
     async fn run<T: Send + 'static>(
         &self,
+        action: &'static str,
+        organization: OrganizationId,
+        request: Request,
         change: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
-        let outcome = self.changes.spawn(change).await;
+        let logged = async move {
+            let outcome = change.await;
+            let (caller, validate_only) = (request.caller, request.mode == Mode::ValidateOnly);
+            match &outcome {
+                Ok(_) => {
+                    tracing::info!(%caller, action, %organization, validate_only, "done");
+                }
+                Err(error) => {
+                    tracing::warn!(%caller, action, %organization, validate_only, %error, "not done");
+                }
+            }
+            outcome
+        };
+        let outcome = self.changes.spawn(logged).await;
         outcome.unwrap_or(Err(Error::Interrupted))
     }
 
     async fn prove_and_register(
         &self,
         registration: Registration,
-        mark: RequestMark,
-        mode: Mode,
+        Request { mark, mode, .. }: Request,
     ) -> Result<Changed, Error> {
         if mode == Mode::Store
             && let Some(organization) = self.vault.replay(&registration.id, &mark).await?
@@ -256,8 +285,7 @@ impl Registrar {
         id: &OrganizationId,
         revision: u64,
         credential: Credential,
-        mark: RequestMark,
-        mode: Mode,
+        Request { mark, mode, .. }: Request,
     ) -> Result<Changed, Error> {
         if mode == Mode::Store
             && let Some(organization) = self.vault.replay(id, &mark).await?
@@ -303,7 +331,12 @@ impl Registrar {
             Some(organization) => organization,
             None => {
                 let stored = self.vault.revoke(id, revision, mark.clone(), self.now());
-                self.unless_repeated(id, &mark, stored.await).await?
+                let stored = stored.await;
+                if matches!(stored, Err(vault::Error::Store(_))) {
+                    // It may be revoked by now. Tokens that are still good can be had again.
+                    self.tokens.forget(id);
+                }
+                self.unless_repeated(id, &mark, stored).await?
             }
         };
         self.tokens.forget(id);

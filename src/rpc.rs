@@ -4,8 +4,8 @@ use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use spiffe::SpiffeId;
 use tokio::{net::TcpListener, time::timeout};
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tokio_util::sync::CancellationToken;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{
     Request, Status,
     transport::{Server, server::Router},
@@ -13,10 +13,13 @@ use tonic::{
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
+    authz::{Action, Denied},
     config::LimitsConfig,
+    organization::OrganizationId,
     pb::{
-        self, admin::v1::organization_service_server::OrganizationServiceServer,
-        v1::token_service_server::TokenServiceServer,
+        self,
+        admin::v1::organization_service_server::OrganizationServiceServer,
+        v1::{ErrorReason, token_service_server::TokenServiceServer},
     },
 };
 
@@ -29,7 +32,7 @@ pub mod peer;
 mod status;
 pub mod token_service;
 
-use listener::{Connection, Peer};
+use listener::{Peer, TlsConnection};
 use organization_service::OrganizationService;
 use token_service::TokenService;
 
@@ -45,6 +48,9 @@ const LOCAL_RESETS_MAX: usize = 100;
 /// How often a silent client is asked whether it is still there, and how long it has to answer.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections to the health port, which anybody may open, and how long one may live.
+const PROBES_MAX: usize = 64;
+const PROBE_AGE_MAX: Duration = Duration::from_secs(60);
 /// Names of the health service beside the empty one.
 const LIVENESS: &str = "liveness";
 const READINESS: &str = "readiness";
@@ -67,7 +73,7 @@ pub struct Services {
 pub async fn serve(
     services: Services,
     limits: &LimitsConfig,
-    connections: ReceiverStream<io::Result<Connection>>,
+    connections: ReceiverStream<io::Result<TlsConnection>>,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let router = router(services, limits);
@@ -115,10 +121,11 @@ impl Health {
     /// Those of the address.
     pub async fn serve(
         listener: TcpListener,
+        tasks: &TaskTracker,
         stop: CancellationToken,
     ) -> io::Result<(
         Self,
-        impl Future<Output = Result<(), tonic::transport::Error>>,
+        impl Future<Output = Result<(), tonic::transport::Error>> + use<>,
     )> {
         let (reporter, service) = tonic_health::server::health_reporter();
         let health = Self(reporter);
@@ -127,12 +134,14 @@ impl Health {
             .set_service_status(LIVENESS, ServingStatus::Serving)
             .await;
         health.set_ready(false).await;
+        let connections = listener::accept_plain(listener, PROBES_MAX, tasks, stop.clone());
         let serving = Server::builder()
             .max_concurrent_streams(16)
+            .max_connection_age(PROBE_AGE_MAX)
             .http2_max_header_list_size(HEADERS_BYTES_MAX)
             .http2_max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
             .add_service(service)
-            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled_owned());
+            .serve_with_incoming_shutdown(connections, stop.cancelled_owned());
         Ok((health, serving))
     }
 
@@ -170,9 +179,24 @@ fn caller<T>(request: &Request<T>) -> Result<SpiffeId, Status> {
     }
 }
 
-/// Bounds the time of a call.
-async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, Status> {
-    timeout(limit, work)
-        .await
-        .map_err(|_| status::deadline_exceeded())
+/// Bounds the time of a call. `reason` is what it waits for.
+async fn within<T>(
+    limit: Duration,
+    reason: ErrorReason,
+    work: impl Future<Output = T>,
+) -> Result<T, Status> {
+    let outcome = timeout(limit, work).await;
+    outcome.map_err(|_| status::deadline_exceeded(reason))
+}
+
+/// The answer to a caller who may not do something; the log says who wanted what.
+fn deny(
+    caller: &SpiffeId,
+    action: Action,
+    organization: Option<&OrganizationId>,
+    denied: Denied,
+) -> Status {
+    let organization = organization.map(OrganizationId::as_str);
+    tracing::warn!(%caller, ?action, organization, %denied, "denied");
+    denied.into()
 }

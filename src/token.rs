@@ -3,6 +3,8 @@
 //! - A key is (organization, resource). Each key has one slot and at most one *flight*: the request
 //!   for its next token, in a task of its own, so that a caller who goes away cancels nobody. All who
 //!   wait for a flight share its outcome, good or bad.
+//! - Past `refresh_at` (what Entra advises, else half of its life) a token is renewed in the background
+//!   when somebody asks for it, and served meanwhile.
 //! - A token is handed out while it has as much life left as the caller needs ([`Token::serves`]); an
 //!   expired one never; a valid one with too little left only if Entra cannot be reached.
 //! - Each organization has an *epoch*. Rotating and forgetting raise it, and a flight that lands in
@@ -53,7 +55,7 @@ pub struct Token {
     pub fingerprint: [u8; 32],
     /// When it was asked for.
     issued_at: Instant,
-    /// When a worker should ask again.
+    /// From when on it is renewed, and a worker should ask again.
     pub refresh_at: Instant,
     /// When it ends.
     pub expires_at: Instant,

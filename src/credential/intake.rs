@@ -150,6 +150,11 @@ fn certificate(
             "has no certificate; send certificate and key together",
         ));
     }
+    // A renewed certificate may stand beside the old one of the same key: the later end wins.
+    let mut chosen: Option<(SystemTime, Vec<u8>)> = None;
+    let mut refused = Malformed(
+        "its private key does not belong to its certificate; send the pair that belongs together",
+    );
     for der in certificates {
         let Ok((rest, parsed)) = X509Certificate::from_der(&der) else {
             return Err(Malformed("has a certificate that cannot be read"));
@@ -160,17 +165,21 @@ fn certificate(
         if !rest.is_empty() || !same_key || !is_rsa(&parsed) {
             continue;
         }
-        let expires = validity(&parsed, now)?;
-        return Ok(Credential::Certificate(Certificate {
-            key: pkcs8_pem(pair)?,
-            expires,
-            key_bits,
-            der,
-        }));
+        match validity(&parsed, now) {
+            Ok(end) if chosen.as_ref().is_none_or(|(latest, _)| *latest < end) => {
+                chosen = Some((end, der));
+            }
+            Ok(_) => {}
+            Err(why) => refused = why,
+        }
     }
-    Err(Malformed(
-        "its private key does not belong to its certificate; send the pair that belongs together",
-    ))
+    let (expires, der) = chosen.ok_or(refused)?;
+    Ok(Credential::Certificate(Certificate {
+        key: pkcs8_pem(pair)?,
+        expires,
+        key_bits,
+        der,
+    }))
 }
 
 fn is_rsa(certificate: &X509Certificate<'_>) -> bool {

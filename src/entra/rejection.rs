@@ -26,6 +26,8 @@ pub struct Rejection {
     pub remedy: &'static str,
     /// What Microsoft's support asks for.
     pub support: Support,
+    /// Version of the credential that was refused, if it has one already.
+    pub credential_version: Option<u64>,
 }
 
 /// What a refusal is about.
@@ -90,6 +92,7 @@ impl Rejection {
             explanation: row.explanation,
             remedy: row.remedy,
             support,
+            credential_version: None,
         }
     }
 }

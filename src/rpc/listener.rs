@@ -31,14 +31,19 @@ use crate::config::LimitsConfig;
 /// only burn a core.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// A connection with a verified client certificate.
+/// A connection, with what is known of its peer.
 #[derive(Debug)]
-pub struct Connection {
-    stream: TlsStream<TcpStream>,
-    peer: Peer,
+pub struct Connection<S, P> {
+    stream: S,
+    peer: P,
     /// Gives the place back when the connection ends.
     _place: OwnedSemaphorePermit,
 }
+
+/// A connection with a verified client certificate.
+pub type TlsConnection = Connection<TlsStream<TcpStream>, Peer>;
+/// A connection of anybody.
+pub type PlainConnection = Connection<TcpStream, ()>;
 
 /// Who is at the other end: worked out once for each connection, found in each request's extensions.
 #[derive(Clone, Debug)]
@@ -80,7 +85,7 @@ impl Acceptor {
         listener: TcpListener,
         tasks: &TaskTracker,
         stop: CancellationToken,
-    ) -> ReceiverStream<io::Result<Connection>> {
+    ) -> ReceiverStream<io::Result<TlsConnection>> {
         let (sender, receiver) = mpsc::channel(1);
         let handshakes = tasks.clone();
         tasks.spawn(async move {
@@ -94,7 +99,7 @@ impl Acceptor {
         self: Arc<Self>,
         listener: &TcpListener,
         tasks: &TaskTracker,
-        sender: &mpsc::Sender<io::Result<Connection>>,
+        sender: &mpsc::Sender<io::Result<TlsConnection>>,
     ) {
         loop {
             // Without a place nothing is accepted: the kernel's backlog is the queue.
@@ -104,23 +109,18 @@ impl Acceptor {
             let Ok(shaking) = self.handshakes.clone().acquire_owned().await else {
                 return;
             };
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let (acceptor, sender) = (self.clone(), sender.clone());
-                    tasks.spawn(async move {
-                        let finished = acceptor.handshake(stream, place).await;
-                        drop(shaking);
-                        if let Some(connection) = finished {
-                            // The server has stopped if nobody takes it.
-                            let _ = sender.send(Ok(connection)).await;
-                        }
-                    });
+            let Some(stream) = accept_one(listener).await else {
+                continue;
+            };
+            let (acceptor, sender) = (self.clone(), sender.clone());
+            tasks.spawn(async move {
+                let finished = acceptor.handshake(stream, place).await;
+                drop(shaking);
+                if let Some(connection) = finished {
+                    // The server has stopped if nobody takes it.
+                    let _ = sender.send(Ok(connection)).await;
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            }
+            });
         }
     }
 
@@ -128,7 +128,7 @@ impl Acceptor {
         &self,
         stream: TcpStream,
         place: OwnedSemaphorePermit,
-    ) -> Option<Connection> {
+    ) -> Option<TlsConnection> {
         let from = stream.peer_addr().ok();
         // Headers and body of an answer are two writes; waiting for the client's delayed ACK in
         // between costs 40 ms. tonic sets this only on connections that it accepts itself.
@@ -159,15 +159,57 @@ impl Acceptor {
     }
 }
 
-impl Connected for Connection {
-    type ConnectInfo = Peer;
+/// Accepts connections without TLS, at most `max` at a time.
+pub fn accept_plain(
+    listener: TcpListener,
+    max: usize,
+    tasks: &TaskTracker,
+    stop: CancellationToken,
+) -> ReceiverStream<io::Result<PlainConnection>> {
+    let (sender, receiver) = mpsc::channel(1);
+    let places = Arc::new(Semaphore::new(max));
+    tasks.spawn(async move {
+        let accepting = async {
+            while let Ok(place) = places.clone().acquire_owned().await {
+                let connection = accept_one(&listener).await.map(|stream| Connection {
+                    stream,
+                    peer: (),
+                    _place: place,
+                });
+                let Some(connection) = connection else {
+                    continue;
+                };
+                if sender.send(Ok(connection)).await.is_err() {
+                    return;
+                }
+            }
+        };
+        stop.run_until_cancelled(accepting).await;
+    });
+    ReceiverStream::new(receiver)
+}
 
-    fn connect_info(&self) -> Peer {
+/// The next connection, or `None` after a pause.
+async fn accept_one(listener: &TcpListener) -> Option<TcpStream> {
+    match listener.accept().await {
+        Ok((stream, _)) => Some(stream),
+        Err(error) => {
+            tracing::warn!(%error, "cannot accept a connection");
+            sleep(ACCEPT_PAUSE).await;
+            None
+        }
+    }
+}
+
+impl<S, P: Clone + Send + Sync + 'static> Connected for Connection<S, P> {
+    type ConnectInfo = P;
+
+    fn connect_info(&self) -> P {
         self.peer.clone()
     }
 }
 
-impl AsyncRead for Connection {
+impl<S: AsyncRead + Unpin, P: Unpin> AsyncRead for Connection<S, P> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -177,7 +219,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl<S: AsyncWrite + Unpin, P: Unpin> AsyncWrite for Connection<S, P> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -6,20 +6,27 @@ use spiffe::SpiffeId;
 use tonic::{Request, Response, Status, async_trait};
 use zeroize::Zeroizing;
 
-use super::{caller, fields::Fields, status::organization_not_found, within};
+use super::{caller, deny, fields::Fields, status::organization_not_found, within};
 use crate::{
-    authz::{Action, Policy},
+    authz::{Action, Denied, Policy},
+    credential,
     hex::Hex,
-    organization::{OrganizationId, TenantName},
-    pb::admin::v1::{
-        GetOrganizationRequest, GetOrganizationResponse, ListOrganizationsRequest,
-        ListOrganizationsResponse, RegisterOrganizationRequest, RegisterOrganizationResponse,
-        RevokeOrganizationRequest, RevokeOrganizationResponse, RotateCredentialRequest,
-        RotateCredentialResponse, organization_service_server,
+    organization::{Organization, OrganizationId, TenantName},
+    pb::{
+        admin::v1::{
+            Credential, GetOrganizationRequest, GetOrganizationResponse, ListOrganizationsRequest,
+            ListOrganizationsResponse, RegisterOrganizationRequest, RegisterOrganizationResponse,
+            RevokeOrganizationRequest, RevokeOrganizationResponse, RotateCredentialRequest,
+            RotateCredentialResponse, organization_service_server,
+        },
+        v1::ErrorReason as Reason,
     },
-    registration::{Mode, Registrar, Registration},
-    vault::{RequestMark, Vault},
+    registration::{self, Mode, Registrar, Registration},
+    vault::{self, Page, RequestMark, Vault},
 };
+
+/// Organizations that one call looks at for a page: most may be invisible to the caller.
+const LOOKED_AT_MAX: usize = 1000;
 
 /// Registers, shows, rotates and revokes.
 #[derive(Debug)]
@@ -41,19 +48,14 @@ impl organization_service_server::OrganizationService for OrganizationService {
         request: Request<RegisterOrganizationRequest>,
     ) -> Result<Response<RegisterOrganizationResponse>, Status> {
         let caller = caller(&request)?;
-        self.policy.check_any(&caller, Action::Register)?;
+        self.allow_any(&caller, Action::Register)?;
         let mut request = request.into_inner();
         let mark = self.mark(take(&mut request.request_id), &request);
         let mode = mode(request.validate_only);
-        let registration = self.registration(request, &mark).await?;
-        let id = registration.id.clone();
-        // One that is not the caller's to register may or may not exist: both look the same.
-        let allowed = self.policy.check(&caller, Action::Register, &id);
-        allowed.map_err(|_| crate::authz::Denied::Action)?;
-        let work = self.registrar.register(registration, mark, mode);
-        let outcome = within(self.call_timeout, work).await?;
-        log(&caller, "register", &id, mode, outcome.as_ref().err());
-        let changed = outcome?;
+        let registration = self.registration(&caller, request, &mark).await?;
+        let by = registration::Request { caller, mark, mode };
+        let work = self.registrar.register(registration, by);
+        let changed = within(self.call_timeout, Reason::IdpUnreachable, work).await??;
         Ok(Response::new(RegisterOrganizationResponse {
             organization: Some(changed.organization.into()),
             warnings: changed.warnings.into_iter().map(Into::into).collect(),
@@ -68,8 +70,13 @@ impl organization_service_server::OrganizationService for OrganizationService {
         let mut fields = Fields::default();
         let id = fields.organization_id(&request.get_ref().organization_id);
         let id = id.ok_or_else(|| fields.refused())?;
-        self.policy.check(&caller, Action::Get, &id)?;
-        let found = within(self.call_timeout, self.vault.organization(&id)).await??;
+        self.allow(&caller, Action::Get, &id)?;
+        let found = within(
+            self.call_timeout,
+            Reason::StoreUnavailable,
+            self.vault.organization(&id),
+        )
+        .await??;
         let organization = found.ok_or_else(organization_not_found)?;
         Ok(Response::new(GetOrganizationResponse {
             organization: Some(organization.into()),
@@ -81,25 +88,23 @@ impl organization_service_server::OrganizationService for OrganizationService {
         request: Request<ListOrganizationsRequest>,
     ) -> Result<Response<ListOrganizationsResponse>, Status> {
         let caller = caller(&request)?;
-        self.policy.check_any(&caller, Action::List)?;
+        self.allow_any(&caller, Action::List)?;
         let mut fields = Fields::default();
         let after = fields.page_token(&request.get_ref().page_token);
         let size = fields.page_size(request.get_ref().page_size);
         if !fields.is_clean() {
             return Err(fields.refused());
         }
-        let page = within(self.call_timeout, self.vault.list(after, size)).await??;
-        let visible = page.organizations.into_iter().filter(|organization| {
-            self.policy
-                .check(&caller, Action::List, &organization.id)
-                .is_ok()
-        });
+        let visible = |organization: &Organization| {
+            let allowed = self.policy.check(&caller, Action::List, &organization.id);
+            allowed.is_ok()
+        };
+        let listing = self.page(after, size, visible);
+        let page = within(self.call_timeout, Reason::StoreUnavailable, listing).await??;
+        let next = page.next.map(|place| Hex(&place).to_string());
         Ok(Response::new(ListOrganizationsResponse {
-            organizations: visible.map(Into::into).collect(),
-            next_page_token: page
-                .next
-                .map(|place| Hex(&place).to_string())
-                .unwrap_or_default(),
+            organizations: page.organizations.into_iter().map(Into::into).collect(),
+            next_page_token: next.unwrap_or_default(),
         }))
     }
 
@@ -108,30 +113,27 @@ impl organization_service_server::OrganizationService for OrganizationService {
         request: Request<RotateCredentialRequest>,
     ) -> Result<Response<RotateCredentialResponse>, Status> {
         let caller = caller(&request)?;
-        // Before a key is derived for somebody who may not rotate anything.
-        self.policy.check_any(&caller, Action::Rotate)?;
+        self.allow_any(&caller, Action::Rotate)?;
         let mut request = request.into_inner();
         let mark = self.mark(take(&mut request.request_id), &request);
         let mode = mode(request.validate_only);
         let mut fields = Fields::default();
         fields.request_id(&mark.request_id);
         let id = fields.organization_id(&request.organization_id);
+        if let Some(id) = &id {
+            // Before a key is derived for somebody who may not rotate it.
+            self.allow(&caller, Action::Rotate, id)?;
+        }
         let revision = fields.revision(request.revision);
-        let credential = within(
-            self.call_timeout,
-            fields.credential(request.credential, self.registrar.now()),
-        )
-        .await?;
+        let credential = self.credential(&mut fields, request.credential).await?;
         let (Some(id), Some(revision), Some(credential), true) =
             (id, revision, credential, fields.is_clean())
         else {
             return Err(fields.refused());
         };
-        self.policy.check(&caller, Action::Rotate, &id)?;
-        let work = self.registrar.rotate(&id, revision, credential, mark, mode);
-        let outcome = within(self.call_timeout, work).await?;
-        log(&caller, "rotate", &id, mode, outcome.as_ref().err());
-        let changed = outcome?;
+        let by = registration::Request { caller, mark, mode };
+        let work = self.registrar.rotate(id, revision, credential, by);
+        let changed = within(self.call_timeout, Reason::IdpUnreachable, work).await??;
         Ok(Response::new(RotateCredentialResponse {
             organization: Some(changed.organization.into()),
             warnings: changed.warnings.into_iter().map(Into::into).collect(),
@@ -152,15 +154,13 @@ impl organization_service_server::OrganizationService for OrganizationService {
         let (Some(id), Some(revision), true) = (id, revision, fields.is_clean()) else {
             return Err(fields.refused());
         };
-        self.policy.check(&caller, Action::Revoke, &id)?;
-        let outcome = within(
-            self.call_timeout,
-            self.registrar.revoke(&id, revision, mark),
-        )
-        .await?;
-        log(&caller, "revoke", &id, Mode::Store, outcome.as_ref().err());
+        self.allow(&caller, Action::Revoke, &id)?;
+        let mode = Mode::Store;
+        let by = registration::Request { caller, mark, mode };
+        let work = self.registrar.revoke(id, revision, by);
+        let organization = within(self.call_timeout, Reason::StoreUnavailable, work).await??;
         Ok(Response::new(RevokeOrganizationResponse {
-            organization: Some(outcome?.into()),
+            organization: Some(organization.into()),
         }))
     }
 }
@@ -172,8 +172,55 @@ impl OrganizationService {
         self.vault.mark(&request_id, &content)
     }
 
+    fn allow(&self, caller: &SpiffeId, action: Action, id: &OrganizationId) -> Result<(), Status> {
+        let allowed = self.policy.check(caller, action, id);
+        allowed.map_err(|denied| deny(caller, action, Some(id), denied))
+    }
+
+    fn allow_any(&self, caller: &SpiffeId, action: Action) -> Result<(), Status> {
+        let allowed = self.policy.check_any(caller, action);
+        allowed.map_err(|denied| deny(caller, action, None, denied))
+    }
+
+    /// A page of organizations that the caller may see. So that pages tell little of others, it goes
+    /// on over those, up to a bound.
+    async fn page(
+        &self,
+        mut after: Option<[u8; 32]>,
+        size: usize,
+        visible: impl Fn(&Organization) -> bool,
+    ) -> Result<Page, vault::Error> {
+        let mut found = Page::default();
+        let mut looked_at = 0;
+        loop {
+            let page = self
+                .vault
+                .list(after, size - found.organizations.len())
+                .await?;
+            looked_at += page.organizations.len();
+            let seen = page.organizations.into_iter().filter(&visible);
+            found.organizations.extend(seen);
+            found.next = page.next;
+            let full = found.organizations.len() == size;
+            if full || page.next.is_none() || looked_at >= LOOKED_AT_MAX {
+                return Ok(found);
+            }
+            after = page.next;
+        }
+    }
+
+    async fn credential(
+        &self,
+        fields: &mut Fields,
+        message: Option<Credential>,
+    ) -> Result<Option<credential::Credential>, Status> {
+        let parsing = fields.credential(message, self.registrar.now());
+        within(self.call_timeout, Reason::LimitReached, parsing).await
+    }
+
     async fn registration(
         &self,
+        caller: &SpiffeId,
         request: RegisterOrganizationRequest,
         mark: &RequestMark,
     ) -> Result<Registration, Status> {
@@ -183,17 +230,18 @@ impl OrganizationService {
             "" => Some(self.vault.generated_id(&mark.request_id)),
             given => fields.take("organization_id", OrganizationId::parse(given)),
         };
+        if let Some(id) = &id {
+            // One that is not the caller's to register may or may not exist: both look the same.
+            let allowed = self.policy.check(caller, Action::Register, id);
+            allowed.map_err(|_| deny(caller, Action::Register, Some(id), Denied::Action))?;
+        }
         let display_name = fields.display_name(request.display_name);
         let tenant = fields.take("tenant", TenantName::parse(&request.tenant));
         let cloud = fields.cloud(request.cloud);
         let client_id = fields.client_id(&request.client_id);
         let sharepoint_root_host = fields.root_host(&request.sharepoint_root_host, cloud);
         let sharepoint_hosts = fields.hosts(&request.sharepoint_hosts, cloud);
-        let credential = within(
-            self.call_timeout,
-            fields.credential(request.credential, self.registrar.now()),
-        )
-        .await?;
+        let credential = self.credential(&mut fields, request.credential).await?;
         match (
             id,
             display_name,
@@ -231,22 +279,5 @@ fn mode(validate_only: bool) -> Mode {
         Mode::ValidateOnly
     } else {
         Mode::Store
-    }
-}
-
-/// Who changed what, or tried to.
-fn log(
-    caller: &SpiffeId,
-    action: &'static str,
-    organization: &OrganizationId,
-    mode: Mode,
-    error: Option<&crate::registration::Error>,
-) {
-    let stored = error.is_none() && mode == Mode::Store;
-    match error {
-        None => tracing::info!(%caller, action, %organization, stored, "administration"),
-        Some(error) => {
-            tracing::warn!(%caller, action, %organization, stored, %error, "administration")
-        }
     }
 }

@@ -4,7 +4,10 @@
 //! the broker and for the way to Entra, since meshes take a replica out after a few of them (Envoy
 //! after five), and one tenant's expired secret must not do that to all others.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
@@ -61,11 +64,11 @@ pub(super) fn fields_invalid(violations: Vec<FieldViolation>) -> Status {
     Status::with_error_details(Code::InvalidArgument, message, details)
 }
 
-/// The call took longer than any call may.
-pub(super) fn deadline_exceeded() -> Status {
+/// The call took longer than any call may, waiting for what `reason` names.
+pub(super) fn deadline_exceeded(reason: Reason) -> Status {
     retry(
         Code::DeadlineExceeded,
-        Reason::IdpUnreachable,
+        reason,
         "there was no answer in the time that a call may take; try again",
         RETRY,
     )
@@ -123,7 +126,7 @@ impl From<token::Error> for Status {
         };
         match error {
             token::Error::NotFound => organization_not_found(),
-            token::Error::Revoked(_) => revoked(),
+            token::Error::Revoked(at) => revoked(at),
             token::Error::CertificateRequired => tenant(
                 Reason::CertificateRequired,
                 "rotate the organization's credential to a certificate",
@@ -190,12 +193,12 @@ impl From<entra::Error> for Status {
     }
 }
 
-fn revoked() -> Status {
-    status(
-        Code::FailedPrecondition,
-        Reason::OrganizationRevoked,
-        "the organization was revoked and gets no more tokens",
-    )
+fn revoked(at: SystemTime) -> Status {
+    let at = prost_types::Timestamp::from(at);
+    let message = "the organization was revoked and gets no more tokens";
+    let metadata = HashMap::from([("revokeTime".to_owned(), at.to_string())]);
+    let (code, reason) = (Code::FailedPrecondition, Reason::OrganizationRevoked);
+    with(code, reason, message, metadata, None)
 }
 
 fn of_vault(error: &vault::Error) -> Status {
@@ -207,7 +210,7 @@ fn of_vault(error: &vault::Error) -> Status {
             Reason::OrganizationAlreadyExists,
             message,
         ),
-        vault::Error::Revoked(_) => revoked(),
+        vault::Error::Revoked(at) => revoked(*at),
         vault::Error::RevisionConflict { current } => {
             let metadata = HashMap::from([("currentRevision".to_owned(), current.to_string())]);
             let message = format!("{message}; read it again, then redo the change");
@@ -276,6 +279,12 @@ fn rejected(rejection: &Rejection) -> Status {
         ("traceId", support.trace_id.clone()),
         ("correlationId", support.correlation_id.clone()),
         ("timestamp", support.timestamp.clone()),
+        (
+            "credentialVersion",
+            rejection
+                .credential_version
+                .map(|version| version.to_string()),
+        ),
     ];
     let metadata: HashMap<_, _> = metadata
         .into_iter()

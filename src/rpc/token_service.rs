@@ -4,12 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{caller, fields::Fields, within};
+use super::{caller, deny, fields::Fields, within};
 use crate::{
-    authz::Policy,
+    authz::{Action, Policy},
     clock::Clock,
     hex::Hex,
-    pb::v1::{GetTokenRequest, GetTokenResponse, token_service_server},
+    pb::v1::{ErrorReason, GetTokenRequest, GetTokenResponse, token_service_server},
     token::{Token, TokenKey, cache::TokenCache},
 };
 
@@ -45,12 +45,18 @@ impl token_service_server::TokenService for TokenService {
         else {
             return Err(fields.refused());
         };
-        self.policy.check_token(&caller, &organization, &resource)?;
+        let allowed = self.policy.check_token(&caller, &organization, &resource);
+        allowed.map_err(|denied| deny(&caller, Action::GetToken, Some(&organization), denied))?;
         let key = TokenKey {
             organization,
             resource,
         };
-        let token = within(self.call_timeout, self.tokens.token(&key, needed)).await??;
+        let token = within(
+            self.call_timeout,
+            ErrorReason::IdpUnreachable,
+            self.tokens.token(&key, needed),
+        )
+        .await??;
         Ok(Response::new(self.message(&token)))
     }
 }

@@ -15,6 +15,8 @@ use tokio_util::task::TaskTracker;
 use super::{Error, Token, TokenKey, mint::Mint};
 use crate::organization::{OrganizationId, Resource};
 
+/// Pause between refreshes that nobody waits for, while they fail.
+const REFRESH_PAUSE: Duration = Duration::from_secs(60);
 /// How often a flight is flown again because its organization changed under way.
 const FLIGHTS_MAX: usize = 4;
 
@@ -55,6 +57,8 @@ struct Tokens {
 struct Slot {
     token: Option<Arc<Token>>,
     flight: Option<Flight>,
+    /// Before this, no refresh is begun ahead of need: the last one has just failed.
+    no_refresh_before: Option<Instant>,
 }
 
 /// Where a token that is obtained elsewhere will land, if its organization stays as it is.
@@ -224,27 +228,31 @@ impl TokenCache {
                 return Err(full);
             }
             let slot = tokens.slots.entry(key.resource.clone()).or_default();
-            if let Some(token) = &slot.token
-                && token.serves(needed, Instant::now())
+            let now = Instant::now();
+            let ready = slot.token.clone().filter(|token| token.serves(needed, now));
+            if let Some(token) = &ready
+                && !slot.wants_refresh(token, now)
             {
                 return Ok(Found::Token(token.clone()));
             }
-            if slot.is_flying()
-                && let Some(flight) = &slot.flight
-            {
-                let flight = flight.clone();
-                drop(tokens);
-                return Ok(Found::Flight(flight, organization));
-            }
-            let (landing, flight) = watch::channel(None);
-            slot.flight = Some(flight.clone());
+            let flight = match &slot.flight {
+                Some(flight) if slot.is_flying() => flight.clone(),
+                _ => {
+                    let (landing, flight) = watch::channel(None);
+                    slot.flight = Some(flight.clone());
+                    slot.no_refresh_before = Some(now + REFRESH_PAUSE);
+                    let inner = self.0.clone();
+                    let (key, flown) = (key.clone(), organization.clone());
+                    let flying = async move { inner.fly(&flown, &key, epoch, landing).await };
+                    self.0.flights.spawn(flying);
+                    flight
+                }
+            };
             drop(tokens);
-            let inner = self.0.clone();
-            let (key, flown) = (key.clone(), organization.clone());
-            self.0
-                .flights
-                .spawn(async move { inner.fly(&flown, &key, epoch, landing).await });
-            return Ok(Found::Flight(flight, organization));
+            return Ok(match ready {
+                Some(token) => Found::Token(token),
+                None => Found::Flight(flight, organization),
+            });
         }
     }
 
@@ -294,7 +302,10 @@ impl Inner {
         };
         slot.flight = None;
         match outcome {
-            Ok(token) => slot.token = Some(token.clone()),
+            Ok(token) => {
+                slot.token = Some(token.clone());
+                slot.no_refresh_before = None;
+            }
             // A slot without a token is not kept: unknown organizations must not fill the memory.
             Err(_) if slot.token.is_none() => {
                 tokens.slots.remove(&key.resource);
@@ -334,6 +345,12 @@ impl Organization {
 }
 
 impl Slot {
+    /// Whether to begin a refresh although the token still serves: early enough that nobody waits.
+    fn wants_refresh(&self, token: &Token, now: Instant) -> bool {
+        let paused = self.no_refresh_before.is_some_and(|until| now < until);
+        token.refresh_at <= now && !paused && !self.is_flying()
+    }
+
     /// Whether a flight is under way. One whose task is gone without an outcome is not.
     fn is_flying(&self) -> bool {
         self.flight

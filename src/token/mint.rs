@@ -50,7 +50,12 @@ impl Mint {
         let grant = self
             .endpoint
             .request_token(principal, credential, &audience)
-            .await?;
+            .await;
+        let version = organization
+            .credential
+            .as_ref()
+            .map_or(0, |info| info.version);
+        let grant = grant.map_err(|error| error.of_credential(version))?;
         Ok(Token::new(grant, asked_at, audience, organization))
     }
 

@@ -4,7 +4,7 @@
 //! and then the sealed text of [`crate::sealed`]: 120 bytes around the plaintext. It opens only at
 //! its own place: the associated data name the store, the kind of record, the index of its
 //! organization, its version and the generation of its key, and each of these comes from the
-//! look-up or the header, never from the plaintext. The KEK id hash is a hint for re-wrapping; it
+//! look-up or the header, never from the plaintext. (Its tree follows from its kind.) The KEK id hash is a hint for re-wrapping; it
 //! is outside the associated data, so that re-wrapping needs no re-encryption.
 //!
 //! A wrapped key: `"OBK1" | format (2) | generation (4) | length (2) | KEK id | wrapped key`.
@@ -76,8 +76,12 @@ pub(super) fn seal(
 pub(super) fn parse(record: &[u8]) -> Result<(Header, &[u8]), Error> {
     let mut rest = Reader(record);
     rest.magic(RECORD_MAGIC)?;
-    rest.known(FORMAT)?;
-    rest.known(ALGORITHM)?;
+    rest.format()?;
+    if u16::from_be_bytes(rest.array()?) != ALGORITHM {
+        return Err(Error::Corrupt(
+            "a record under an algorithm that is unknown",
+        ));
+    }
     let header = Header {
         kek_hash: rest.array()?,
         generation: u32::from_be_bytes(rest.array()?),
@@ -131,7 +135,7 @@ impl WrappedKey {
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, Error> {
         let mut rest = Reader(bytes);
         rest.magic(KEY_MAGIC)?;
-        rest.known(FORMAT)?;
+        rest.format()?;
         let generation = u32::from_be_bytes(rest.array()?);
         let length = u16::from_be_bytes(rest.array()?);
         let (id, wrapped) = rest.0.split_at_checked(length.into()).ok_or(TRUNCATED)?;
@@ -141,6 +145,17 @@ impl WrappedKey {
             generation,
             wrapped: wrapped.to_vec(),
         })
+    }
+}
+
+/// Whether this broker understands a format.
+pub(super) fn check_format(format: u16) -> Result<(), Error> {
+    match format {
+        FORMAT => Ok(()),
+        0 => Err(Error::Corrupt(
+            "something of format 0, which there never was",
+        )),
+        newer => Err(Error::Newer(newer)),
     }
 }
 
@@ -168,12 +183,8 @@ impl Reader<'_> {
         Err(Error::Corrupt("something that is no record of the broker"))
     }
 
-    fn known(&mut self, known: u16) -> Result<(), Error> {
-        let number = u16::from_be_bytes(self.array()?);
-        if number == known {
-            return Ok(());
-        }
-        Err(Error::Newer(number))
+    fn format(&mut self) -> Result<(), Error> {
+        check_format(u16::from_be_bytes(self.array()?))
     }
 }
 

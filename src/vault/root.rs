@@ -8,7 +8,7 @@ use aws_lc_rs::{hmac, rand};
 
 use super::{
     Error,
-    envelope::{FORMAT, Index, Place, StoreId, WrappedKey},
+    envelope::{FORMAT, Index, Place, StoreId, WrappedKey, check_format},
 };
 use crate::{
     kek::KeyProvider,
@@ -82,10 +82,7 @@ async fn unwrap(value: &[u8], keys: &dyn KeyProvider) -> Result<(StoreId, Symmet
     if *magic != MAGIC {
         return Err(Error::Corrupt("something that is no store of the broker"));
     }
-    let format = u16::from_be_bytes(*format);
-    if format != FORMAT {
-        return Err(Error::Newer(format));
-    }
+    check_format(u16::from_be_bytes(*format))?;
     let wrapped = WrappedKey::decode(wrapped)?;
     let aad = place(*id).key_aad(wrapped.generation, &wrapped.kek_id);
     let key = keys

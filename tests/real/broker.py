@@ -68,6 +68,10 @@ class Broker:
         return ("127.0.0.1", self._port)
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def health_target(self) -> str:
         return f"127.0.0.1:{self._health_port}"
 

@@ -176,7 +176,7 @@ fn statuses() -> Vec<Status> {
     let mut statuses = vec![
         fields_invalid(vec![FieldViolation::new("tenant", "must be a GUID")]),
         fields_invalid(vec![]),
-        deadline_exceeded(),
+        deadline_exceeded(Reason::IdpUnreachable),
         organization_not_found(),
     ];
     let unidentified = [

@@ -32,6 +32,8 @@ const OPEN: usize = 1_000_000;
 #[derive(Clone, Copy, Debug)]
 enum Answer {
     Token(Duration),
+    /// A token that is renewed at half of its life.
+    Early(Duration),
     Unreachable,
     Throttled,
     Rejected,
@@ -113,6 +115,12 @@ impl TokenEndpoint for Entra {
         self.gate.acquire().await.expect("open").forget();
         match answer.unwrap_or(Answer::Token(LIFE)) {
             Answer::Token(life) => Ok(Grant {
+                access_token: AccessToken::new(format!("token {number}")),
+                expires_in: life,
+                // As late as can be: most tests count requests that somebody waits for.
+                refresh_in: Some(life - Duration::from_nanos(1)),
+            }),
+            Answer::Early(life) => Ok(Grant {
                 access_token: AccessToken::new(format!("token {number}")),
                 expires_in: life,
                 refresh_in: None,

@@ -17,6 +17,31 @@ async fn a_token_is_used_until_the_margin_and_renewed_after() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_token_is_renewed_in_the_background_before_anybody_has_to_wait() {
+    let fixture = Fixture::new(10, &["contoso"]).await;
+    fixture
+        .entra
+        .will(&[Answer::Early(LIFE), Answer::Unreachable]);
+    let first = fixture.get("contoso").await.expect("a token");
+    advance(LIFE / 2).await;
+    // The first attempt fails, which nobody notices, and is not repeated at once.
+    for _ in 0..10 {
+        let served = fixture.get("contoso").await.expect("a token");
+        assert_eq!(first.fingerprint, served.fingerprint);
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(fixture.entra.calls(), 2);
+    advance(Duration::from_secs(61)).await;
+    let served = fixture.get("contoso").await.expect("a token");
+    assert_eq!(first.fingerprint, served.fingerprint);
+    while fixture.entra.calls() < 3 {
+        tokio::task::yield_now().await;
+    }
+    let renewed = fixture.get("contoso").await.expect("a token");
+    assert_ne!(first.fingerprint, renewed.fingerprint);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_caller_who_needs_more_life_than_is_left_gets_a_new_token() {
     let fixture = Fixture::new(10, &["contoso"]).await;
     let first = fixture.get("contoso").await.expect("a token");
