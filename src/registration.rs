@@ -213,10 +213,10 @@ impl Registrar {
             let (caller, validate_only) = (request.caller, request.mode == Mode::ValidateOnly);
             match &outcome {
                 Ok(_) => {
-                    tracing::info!(%caller, action, %organization, validate_only, "done");
+                    tracing::info!(%caller, action, %organization, validate_only, "organization changed");
                 }
                 Err(error) => {
-                    tracing::warn!(%caller, action, %organization, validate_only, %error, "not done");
+                    tracing::warn!(%caller, action, %organization, validate_only, %error, "organization not changed");
                 }
             }
             outcome

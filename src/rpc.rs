@@ -197,6 +197,6 @@ fn deny(
     denied: Denied,
 ) -> Status {
     let organization = organization.map(OrganizationId::as_str);
-    tracing::warn!(%caller, ?action, organization, %denied, "denied");
+    tracing::warn!(%caller, ?action, organization, %denied, "call denied");
     denied.into()
 }

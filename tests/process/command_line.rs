@@ -430,7 +430,27 @@ async fn exit_codes_and_json_tell_refusals_apart() {
     );
     assert!(text.err.contains("retry after"), "{text:?}");
 
-    serving.stop();
+    told_in_log(&serving.stop().err);
+}
+
+/// Who wanted what, and what came of it, is in the log.
+fn told_in_log(log: &str) {
+    let events: Vec<Value> = log
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    for (message, caller, action) in [
+        ("organization changed", "admin", "register"),
+        ("organization not changed", "admin", "register"),
+        ("organization not changed", "admin", "revoke"),
+        ("call denied", "worker", "List"),
+    ] {
+        let told = events.iter().any(|event| {
+            let by = event["caller"].as_str().unwrap_or_default();
+            event["message"] == message && by.ends_with(caller) && event["action"] == action
+        });
+        assert!(told, "{message} {caller} {action}: {log}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

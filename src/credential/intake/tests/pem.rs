@@ -232,3 +232,30 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn of_certificates_of_one_key_the_one_that_lasts_longest_is_taken() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let key = folder.path().join("key.pem");
+    std::fs::write(&key, &RSA.key_pem).expect("writes");
+    let renewed = |days: &str| {
+        let arguments = [
+            "req",
+            "-x509",
+            "-new",
+            "-subj",
+            "/CN=renewed",
+            "-days",
+            days,
+            "-key",
+        ];
+        let arguments = arguments.iter().copied().chain(key.to_str());
+        let text = openssl(&arguments.collect::<Vec<_>>(), b"");
+        String::from_utf8(text).expect("PEM")
+    };
+    let (early, late) = (renewed("400"), renewed("500"));
+    for order in [[&early, &late], [&late, &early]] {
+        let text = format!("{}{}{}", order[0], RSA.key_pem, order[1]);
+        assert_eq!(certificate(pem(&text)).der, der(&late));
+    }
+}
