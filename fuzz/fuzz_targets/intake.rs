@@ -20,7 +20,7 @@ fuzz_target!(|content: &[u8]| {
 });
 
 /// What is taken is usable.
-fn check(taken: Result<Credential, kodo_broker::organization::Malformed>) {
+fn check(taken: Result<Credential, kodo_broker::malformed::Malformed>) {
     if let Ok(Credential::Certificate(certificate)) = taken {
         assert!((intake::KEY_BITS_MIN..=8192).contains(&certificate.key_bits));
         assert!(certificate.expires > SystemTime::UNIX_EPOCH + NOW);
