@@ -232,18 +232,23 @@ impl Policy {
         organization: &OrganizationId,
         resource: &Resource,
     ) -> Result<(), Denied> {
-        self.check(caller, Action::GetToken, organization)?;
         let name = ResourceName::from(resource);
-        let granted = self.grants(caller).any(|grant| {
-            grant.covers(organization)
-                && grant.actions.contains(&Action::GetToken)
-                && grant.resources.contains(&name)
-        });
-        if granted {
-            Ok(())
-        } else {
-            Err(Denied::Resource)
+        let mut denied = Denied::Organization;
+        for grant in self
+            .grants(caller)
+            .filter(|grant| grant.covers(organization))
+        {
+            if !grant.actions.contains(&Action::GetToken) {
+                if denied == Denied::Organization {
+                    denied = Denied::Action;
+                }
+            } else if grant.resources.contains(&name) {
+                return Ok(());
+            } else {
+                denied = Denied::Resource;
+            }
         }
+        Err(denied)
     }
 
     /// Whether a caller may do something with any organization at all: asked where there is none yet.
