@@ -230,14 +230,9 @@ impl Registrar {
         registration: Registration,
         Request { mark, mode, .. }: Request,
     ) -> Result<Changed, Error> {
-        if mode == Mode::Store
-            && let Some(organization) = self.vault.replay(&registration.id, &mark).await?
-        {
-            let warnings = warnings(&organization, &registration.credential, self.now());
-            return Ok(Changed {
-                organization,
-                warnings,
-            });
+        let (id, credential) = (&registration.id, &registration.credential);
+        if let Some(done) = self.replayed(id, credential, &mark, mode).await? {
+            return Ok(done);
         }
         // Asked before Entra is: an id that is taken needs no proof.
         if self.vault.organization(&registration.id).await?.is_some() {
@@ -287,14 +282,8 @@ impl Registrar {
         credential: Credential,
         Request { mark, mode, .. }: Request,
     ) -> Result<Changed, Error> {
-        if mode == Mode::Store
-            && let Some(organization) = self.vault.replay(id, &mark).await?
-        {
-            let warnings = warnings(&organization, &credential, self.now());
-            return Ok(Changed {
-                organization,
-                warnings,
-            });
+        if let Some(done) = self.replayed(id, &credential, &mark, mode).await? {
+            return Ok(done);
         }
         let mut organization = self.current(id, revision).await?;
         let version = organization
@@ -341,6 +330,24 @@ impl Registrar {
         };
         self.tokens.forget(id);
         Ok(organization)
+    }
+
+    /// The answer to a request that was carried out before.
+    async fn replayed(
+        &self,
+        id: &OrganizationId,
+        credential: &Credential,
+        mark: &RequestMark,
+        mode: Mode,
+    ) -> Result<Option<Changed>, Error> {
+        if mode == Mode::ValidateOnly {
+            return Ok(None);
+        }
+        let organization = self.vault.replay(id, mark).await?;
+        Ok(organization.map(|organization| Changed {
+            warnings: warnings(&organization, credential, self.now()),
+            organization,
+        }))
     }
 
     /// The outcome of a change; where it lost against the same request, as when a caller asks again
