@@ -16,7 +16,6 @@ use std::{
     os::unix::fs::DirBuilderExt as _,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use async_trait::async_trait;
@@ -235,13 +234,6 @@ fn refusal(directory: &Path, error: sled::Error) -> Error {
             Error::InUse(directory.into())
         }
         other => unopenable(directory, other),
-    }
-}
-
-/// Where a shared reference to the engine's own words for an error is needed.
-impl From<sled::Error> for Error {
-    fn from(error: sled::Error) -> Self {
-        Self::Failed(Arc::from(error.to_string()))
     }
 }
 

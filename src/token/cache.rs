@@ -57,7 +57,8 @@ struct Tokens {
 struct Slot {
     token: Option<Arc<Token>>,
     flight: Option<Flight>,
-    /// Before this, no refresh is begun ahead of need: the last one has just failed.
+    /// Before this, no refresh is begun ahead of need: the last flight was begun a moment ago, and if
+    /// the token is still the old one, it has failed or is slow.
     no_refresh_before: Option<Instant>,
 }
 

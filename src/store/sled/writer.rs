@@ -1,6 +1,6 @@
 //! The one thread that writes, so that many commits share one flush and one `fdatasync`.
 
-use std::{fmt, fs, io, sync::Arc, thread};
+use std::{fmt, fs, io, thread};
 
 use sled::{
     Db, Tree,
@@ -10,7 +10,10 @@ use sled::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::super::{Error, Revision, Transaction, Write};
+use super::{
+    super::{Error, Revision, Transaction, Write},
+    failed,
+};
 
 /// Commits that wait for the writer; further callers wait for a place.
 const QUEUE: usize = 1024;
@@ -107,7 +110,7 @@ impl Thread {
             Ok(revision) => Ok(Revision(revision)),
             Err(TransactionError::Abort(error)) => Err(error),
             // One of the two trees may have changed in memory: nothing of it may become durable.
-            Err(TransactionError::Storage(error)) => Err(self.fail(error.into())),
+            Err(TransactionError::Storage(error)) => Err(self.fail(failed(error))),
         }
     }
 
@@ -115,10 +118,10 @@ impl Thread {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        let flushed = self.db.flush().map_err(Error::from);
+        let flushed = self.db.flush().map_err(failed);
         let synced = flushed.and_then(|_| {
             let synced = self.log.sync_data();
-            synced.map_err(|error| Error::Failed(Arc::from(error.to_string())))
+            synced.map_err(failed)
         });
         synced.map_err(|error| self.fail(error))
     }
