@@ -21,7 +21,7 @@ use crate::{
     authz::Policy,
     clock::Clock,
     config::{self, Config},
-    entra::{self, client::Client, http::Http},
+    entra::{self, TokenEndpoint, client::Client, http::Http},
     kek,
     registration::Registrar,
     rpc::{
@@ -100,7 +100,8 @@ impl Broker {
         )?);
         let tls = tls::server_config(&config.server.tls, &config.identity)?;
         let http = Http::new(&config.entra)?;
-        let entra = Arc::new(Client::new(http, config.entra.authorities()?, clock));
+        let entra: Arc<dyn TokenEndpoint> =
+            Arc::new(Client::new(http, config.entra.authorities()?, clock));
         let keys = kek::open(&config.kek)?;
         let listener = rpc::bind(config.server.listen).await?;
         let address = listener.local_addr()?;

@@ -49,7 +49,8 @@ pub use self::{
 };
 use crate::{
     pb::v1::{
-        GetTokenRequest, GetTokenResponse, Resource, token_service_client::TokenServiceClient,
+        GetTokenRequest, GetTokenResponse, Purpose, Resource,
+        token_service_client::TokenServiceClient,
     },
     secret::AccessToken,
 };
@@ -122,6 +123,7 @@ impl Client {
             resource: resource.into(),
             sharepoint_host: options.sharepoint_host.unwrap_or_default(),
             min_remaining: options.min_remaining.map(duration),
+            purpose: Purpose::Unspecified.into(),
         });
         let mut service = TokenServiceClient::new(self.connection.channel.clone());
         let response = service.get_token(request).await?;

@@ -5,17 +5,25 @@
 //! application's certificate. See Microsoft's pages "client credentials flow" and "certificate
 //! credentials".
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 
 use crate::{
     credential::Credential,
-    organization::{ClientId, Cloud, SharePointHost, TenantId},
+    organization::{ClientId, Cloud, SharePointHost, TenantId, TenantName},
     secret::AccessToken,
 };
 
 pub mod authority;
+pub mod claims;
 pub mod client;
 pub mod client_assertion;
 pub mod cloud;
@@ -24,6 +32,7 @@ pub mod http;
 pub mod rejection;
 pub mod wire;
 
+use claims::ClaimsChallenge;
 use cloud::Audience;
 pub use rejection::{Rejection, RejectionKind};
 
@@ -31,23 +40,55 @@ pub use rejection::{Rejection, RejectionKind};
 #[async_trait]
 pub trait TokenEndpoint: fmt::Debug + Send + Sync {
     /// Exchanges a credential for an access token: one request, bounded in time. Cancel-safe.
-    async fn request_token(
-        &self,
-        principal: Principal,
-        credential: &Credential,
-        audience: &Audience,
-    ) -> Result<Grant, Error>;
+    async fn request_token(&self, request: TokenRequest<'_>) -> Result<Grant, Error>;
 
     /// The root host of the tenant's SharePoint, asked of Graph with a Graph token.
     async fn sharepoint_root_host(
         &self,
-        cloud: Cloud,
+        principal: Principal,
         graph_token: &AccessToken,
+        urgency: &Urgency,
     ) -> Result<SharePointHost, Error>;
+
+    /// The id of a tenant that may be named by one of its domains.
+    async fn tenant_id(&self, cloud: Cloud, tenant: &TenantName) -> Result<TenantId, Error>;
 }
 
+/// What a token is asked for with.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenRequest<'a> {
+    /// Who asks.
+    pub principal: Principal,
+    /// What it proves that with.
+    pub credential: &'a Credential,
+    /// The API that the token is for.
+    pub audience: &'a Audience,
+    /// What that API demands of the token beyond.
+    pub claims: Option<&'a ClaimsChallenge>,
+    /// Who goes first where requests queue.
+    pub urgency: &'a Urgency,
+}
+
+/// Which requests go first where they queue for their turn, from the last to the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Lane {
+    /// Nobody waits for a token: something is tried out.
+    Probe,
+    /// A token that still serves is renewed.
+    Refresh,
+    /// Somebody waits.
+    Caller,
+    /// Somebody waits for their data.
+    Restore,
+}
+
+/// The lane of a request, shared with it: it can be moved to a faster one while it queues.
+#[derive(Clone, Debug)]
+pub struct Urgency(Arc<AtomicU8>);
+
 /// Who asks for a token: an application in a tenant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Principal {
     /// The cloud.
     pub cloud: Cloud,
@@ -101,6 +142,30 @@ pub enum Error {
     /// The client assertion could not be signed: a defect, since keys are checked at intake.
     #[error("the client assertion could not be signed")]
     Assertion,
+}
+
+impl Urgency {
+    /// The urgency of a new request.
+    #[must_use]
+    pub fn new(lane: Lane) -> Self {
+        Self(Arc::new(AtomicU8::new(lane as u8)))
+    }
+
+    /// The lane that it is in now.
+    #[must_use]
+    pub fn lane(&self) -> Lane {
+        match self.0.load(Ordering::Relaxed) {
+            0 => Lane::Probe,
+            1 => Lane::Refresh,
+            2 => Lane::Caller,
+            _ => Lane::Restore,
+        }
+    }
+
+    /// Moves the request to this lane, unless it is in a faster one.
+    pub fn raise(&self, lane: Lane) {
+        self.0.fetch_max(lane as u8, Ordering::Relaxed);
+    }
 }
 
 impl Error {

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     clock::Clock,
     credential::{Credential, intake},
-    entra::{self, TokenEndpoint as _, client::Client, cloud::Audience},
+    entra::{self, Lane, TokenEndpoint, TokenRequest, Urgency, cloud::Audience},
     organization::{
         ClientId, Cloud, Organization, OrganizationId, Resource, SharePointHost, State, TenantName,
     },
@@ -36,7 +36,7 @@ const KEY_BITS_ADVISED: usize = 3072;
 #[derive(Clone, Debug)]
 pub struct Registrar {
     vault: Arc<Vault>,
-    entra: Arc<Client>,
+    entra: Arc<dyn TokenEndpoint>,
     tokens: TokenCache,
     clock: Clock,
     /// Changes under way, waited for when the broker stops.
@@ -127,7 +127,7 @@ impl Registrar {
     #[must_use]
     pub fn new(
         vault: Arc<Vault>,
-        entra: Arc<Client>,
+        entra: Arc<dyn TokenEndpoint>,
         tokens: TokenCache,
         clock: Clock,
         changes: TaskTracker,
@@ -253,11 +253,15 @@ impl Registrar {
         };
         let credential = registration.credential;
         let mut organization = new.registered(&credential, self.now());
-        let proof = self.prove(&organization, &credential).await?;
+        let proof = self.prove(&organization, &credential, mode).await?;
         if organization.sharepoint_root_host.is_none() {
             let host = self
                 .entra
-                .sharepoint_root_host(organization.cloud, &proof.access_token)
+                .sharepoint_root_host(
+                    organization.principal(),
+                    &proof.access_token,
+                    &Urgency::new(mode.lane()),
+                )
                 .await;
             organization.sharepoint_root_host = host.ok();
         }
@@ -292,7 +296,7 @@ impl Registrar {
             .map_or(0, |info| info.version)
             + 1;
         organization.credential = Some(credential.info(version));
-        let proof = self.prove(&organization, &credential).await?;
+        let proof = self.prove(&organization, &credential, mode).await?;
         let warnings = warnings(&organization, &credential, self.now());
         if mode == Mode::Store {
             let landing = self.tokens.landing(id);
@@ -389,14 +393,18 @@ impl Registrar {
         &self,
         organization: &Organization,
         credential: &Credential,
+        mode: Mode,
     ) -> Result<Token, Error> {
         let audience = Audience::graph(organization.cloud);
-        let principal = organization.principal();
+        let request = TokenRequest {
+            principal: organization.principal(),
+            credential,
+            audience: &audience,
+            claims: None,
+            urgency: &Urgency::new(mode.lane()),
+        };
         let asked_at = Instant::now();
-        let grant = self
-            .entra
-            .request_token(principal, credential, &audience)
-            .await?;
+        let grant = self.entra.request_token(request).await?;
         Ok(Token::new(grant, asked_at, audience, organization))
     }
 
@@ -405,6 +413,15 @@ impl Registrar {
     fn keep(&self, landing: &Landing, organization: &Organization, proof: Token) {
         if organization.state == State::Active {
             self.tokens.publish(landing, &Resource::Graph, proof);
+        }
+    }
+}
+
+impl Mode {
+    fn lane(self) -> Lane {
+        match self {
+            Self::Store => Lane::Caller,
+            Self::ValidateOnly => Lane::Probe,
         }
     }
 }

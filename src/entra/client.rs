@@ -7,11 +7,9 @@ use serde::Deserialize;
 use url::Url;
 
 use super::{
-    Error, Grant, Principal, RejectionKind, TokenEndpoint,
+    Error, Grant, Principal, RejectionKind, TokenEndpoint, TokenRequest, Urgency,
     authority::Authorities,
-    client_assertion,
-    cloud::Audience,
-    graph,
+    client_assertion, graph,
     http::{Answer, Http},
     wire,
 };
@@ -48,13 +46,59 @@ impl Client {
             clock,
         }
     }
+}
 
-    /// The id of a tenant that is named by a domain, from the OpenID configuration (OpenID Connect
-    /// Discovery 1.0 §4) that its authority publishes for everybody.
-    ///
-    /// # Errors
-    /// [`Error::Rejected`] if there is no such tenant, and those of the way there.
-    pub async fn tenant_id(&self, cloud: Cloud, tenant: &TenantName) -> Result<TenantId, Error> {
+#[async_trait]
+impl TokenEndpoint for Client {
+    async fn request_token(&self, request: TokenRequest<'_>) -> Result<Grant, Error> {
+        let principal = request.principal;
+        let url = self
+            .authorities
+            .of(principal.cloud)
+            .token_url(principal.tenant_id);
+        let client_id = principal.client_id.to_string();
+        let scope = request.audience.scope();
+        let mut form = vec![
+            ("grant_type", "client_credentials"),
+            ("client_id", &client_id),
+            ("scope", &scope),
+        ];
+        let assertion;
+        if let Some(claims) = request.claims {
+            form.push(("claims", claims.as_json()));
+        }
+        match request.credential {
+            // Exposed: this is what the secret is for.
+            Credential::ClientSecret { value, .. } => form.push(("client_secret", value.expose())),
+            Credential::Certificate(certificate) => {
+                let now = self.clock.unix_seconds();
+                assertion = client_assertion::sign(certificate, principal.client_id, &url, now)?;
+                form.push(("client_assertion_type", client_assertion::TYPE));
+                form.push(("client_assertion", &assertion));
+            }
+        }
+        let answer = self.http.post_form(url, &form).await?;
+        if !answer.status.is_success() {
+            return Err(refusal(answer));
+        }
+        let host = answer.host;
+        wire::grant(&answer.body).map_err(|reason| Error::AnswerInvalid { host, reason })
+    }
+
+    async fn sharepoint_root_host(
+        &self,
+        principal: Principal,
+        graph_token: &AccessToken,
+        _: &Urgency,
+    ) -> Result<SharePointHost, Error> {
+        let url = self.authorities.of(principal.cloud).root_site_url();
+        let answer = self.http.get(url, Some(graph_token)).await?;
+        graph::root_host(principal.cloud, answer)
+    }
+
+    /// From the OpenID configuration (OpenID Connect Discovery 1.0 §4) that the tenant's authority
+    /// publishes for everybody.
+    async fn tenant_id(&self, cloud: Cloud, tenant: &TenantName) -> Result<TenantId, Error> {
         let url = match tenant {
             TenantName::Id(id) => return Ok(*id),
             TenantName::Domain(_) => self.authorities.of(cloud).openid_configuration_url(tenant),
@@ -81,54 +125,6 @@ impl Client {
             [id] => Ok(*id),
             _ => Err(invalid()),
         }
-    }
-}
-
-#[async_trait]
-impl TokenEndpoint for Client {
-    async fn request_token(
-        &self,
-        principal: Principal,
-        credential: &Credential,
-        audience: &Audience,
-    ) -> Result<Grant, Error> {
-        let url = self
-            .authorities
-            .of(principal.cloud)
-            .token_url(principal.tenant_id);
-        let client_id = principal.client_id.to_string();
-        let scope = audience.scope();
-        let mut form = vec![
-            ("grant_type", "client_credentials"),
-            ("client_id", &client_id),
-            ("scope", &scope),
-        ];
-        let assertion;
-        match credential {
-            // Exposed: this is what the secret is for.
-            Credential::ClientSecret { value, .. } => form.push(("client_secret", value.expose())),
-            Credential::Certificate(certificate) => {
-                let now = self.clock.unix_seconds();
-                assertion = client_assertion::sign(certificate, principal.client_id, &url, now)?;
-                form.push(("client_assertion_type", client_assertion::TYPE));
-                form.push(("client_assertion", &assertion));
-            }
-        }
-        let answer = self.http.post_form(url, &form).await?;
-        if !answer.status.is_success() {
-            return Err(refusal(answer));
-        }
-        let host = answer.host;
-        wire::grant(&answer.body).map_err(|reason| Error::AnswerInvalid { host, reason })
-    }
-
-    async fn sharepoint_root_host(
-        &self,
-        cloud: Cloud,
-        graph_token: &AccessToken,
-    ) -> Result<SharePointHost, Error> {
-        let url = self.authorities.of(cloud).root_site_url();
-        graph::root_host(cloud, self.http.get(url, Some(graph_token)).await?)
     }
 }
 

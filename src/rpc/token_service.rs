@@ -1,7 +1,8 @@
 //! `TokenService`: what workers call.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
+use tokio_stream::Stream;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{caller, deny, fields::Fields, within};
@@ -9,7 +10,10 @@ use crate::{
     authz::{Action, Policy},
     clock::Clock,
     hex::Hex,
-    pb::v1::{ErrorReason, GetTokenRequest, GetTokenResponse, token_service_server},
+    pb::v1::{
+        ErrorReason, GetTokenRequest, GetTokenResponse, ReportTokenRequest, ReportTokenResponse,
+        WatchTokenRequest, WatchTokenResponse, token_service_server,
+    },
     token::{Token, TokenKey, cache::TokenCache},
 };
 
@@ -27,6 +31,9 @@ pub struct TokenService {
     /// How long a call may take.
     pub call_timeout: Duration,
 }
+
+/// Tokens as they come, until there will be no more.
+type TokenStream = Pin<Box<dyn Stream<Item = Result<WatchTokenResponse, Status>> + Send>>;
 
 #[async_trait]
 impl token_service_server::TokenService for TokenService {
@@ -58,6 +65,22 @@ impl token_service_server::TokenService for TokenService {
         )
         .await??;
         Ok(Response::new(self.message(&token)))
+    }
+
+    type WatchTokenStream = TokenStream;
+
+    async fn watch_token(
+        &self,
+        _: Request<WatchTokenRequest>,
+    ) -> Result<Response<TokenStream>, Status> {
+        Err(Status::unimplemented("comes next"))
+    }
+
+    async fn report_token(
+        &self,
+        _: Request<ReportTokenRequest>,
+    ) -> Result<Response<ReportTokenResponse>, Status> {
+        Err(Status::unimplemented("comes next"))
     }
 }
 

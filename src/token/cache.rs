@@ -13,7 +13,10 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::task::TaskTracker;
 
 use super::{Error, Token, TokenKey, mint::Mint};
-use crate::organization::{OrganizationId, Resource};
+use crate::{
+    entra::{Lane, Urgency},
+    organization::{OrganizationId, Resource},
+};
 
 /// Pause between refreshes that nobody waits for, while they fail.
 const REFRESH_PAUSE: Duration = Duration::from_secs(60);
@@ -277,7 +280,11 @@ impl Inner {
     ) {
         let mut outcome = Err(Error::Interrupted);
         for _ in 0..FLIGHTS_MAX {
-            let minted = self.mint.token(key).await.map(Arc::new);
+            let minted = self
+                .mint
+                .token(key, None, &Urgency::new(Lane::Caller))
+                .await
+                .map(Arc::new);
             let mut tokens = organization.lock();
             if tokens.epoch == epoch {
                 outcome = minted;

@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
-use super::{Error, Token, TokenKey};
 use tokio::time::Instant;
+
+use super::{Error, Token, TokenKey};
 
 use crate::{
     credential::Credential,
-    entra::{self, Principal, TokenEndpoint, cloud::Audience},
+    entra::{
+        self, Principal, TokenEndpoint, TokenRequest, Urgency, claims::ClaimsChallenge,
+        cloud::Audience,
+    },
     organization::{Organization, Resource, SharePointHost, State},
     vault::Vault,
 };
@@ -30,7 +34,12 @@ impl Mint {
     ///
     /// # Errors
     /// Every [`Error`] but [`Error::Full`] and [`Error::Interrupted`].
-    pub async fn token(&self, key: &TokenKey) -> Result<Token, Error> {
+    pub async fn token(
+        &self,
+        key: &TokenKey,
+        claims: Option<&ClaimsChallenge>,
+        urgency: &Urgency,
+    ) -> Result<Token, Error> {
         let application = self
             .vault
             .application(&key.organization)
@@ -43,14 +52,17 @@ impl Mint {
         let missing = crate::vault::Error::Corrupt("an active organization without a credential");
         let credential = application.credential.as_ref().ok_or(missing)?;
         let audience = self
-            .audience(organization, credential, &key.resource)
+            .audience(organization, credential, &key.resource, urgency)
             .await?;
-        let principal = organization.principal();
+        let request = TokenRequest {
+            principal: organization.principal(),
+            credential,
+            audience: &audience,
+            claims,
+            urgency,
+        };
         let asked_at = Instant::now();
-        let grant = self
-            .endpoint
-            .request_token(principal, credential, &audience)
-            .await;
+        let grant = self.endpoint.request_token(request).await;
         let version = organization
             .credential
             .as_ref()
@@ -64,6 +76,7 @@ impl Mint {
         organization: &Organization,
         credential: &Credential,
         resource: &Resource,
+        urgency: &Urgency,
     ) -> Result<Audience, Error> {
         let Resource::SharePoint(host) = resource else {
             let audience = Audience::of(organization.cloud, resource);
@@ -79,7 +92,10 @@ impl Mint {
                 .ok_or(Error::HostNotListed)?,
             None => match &organization.sharepoint_root_host {
                 Some(root) => root.clone(),
-                None => self.look_up_root_host(organization, credential).await?,
+                None => {
+                    self.look_up_root_host(organization, credential, urgency)
+                        .await?
+                }
             },
         };
         Ok(Audience::sharepoint(&host))
@@ -89,16 +105,20 @@ impl Mint {
         &self,
         organization: &Organization,
         credential: &Credential,
+        urgency: &Urgency,
     ) -> Result<SharePointHost, Error> {
-        let cloud = organization.cloud;
-        let graph = Audience::graph(cloud);
-        let grant = self
-            .endpoint
-            .request_token(organization.principal(), credential, &graph)
-            .await?;
+        let principal = organization.principal();
+        let request = TokenRequest {
+            principal,
+            credential,
+            audience: &Audience::graph(organization.cloud),
+            claims: None,
+            urgency,
+        };
+        let grant = self.endpoint.request_token(request).await?;
         let host = self
             .endpoint
-            .sharepoint_root_host(cloud, &grant.access_token)
+            .sharepoint_root_host(principal, &grant.access_token, urgency)
             .await;
         host.map_err(|error| match error {
             entra::Error::AnswerInvalid { .. } | entra::Error::Rejected(_) => Error::HostUnknown,

@@ -10,9 +10,11 @@ use tokio::{
 use super::*;
 use crate::{
     credential::{Certificate, Credential},
-    entra::{self, Grant, Principal, Rejection, TokenEndpoint, cloud::Audience},
+    entra::{
+        self, Grant, Principal, Rejection, TokenEndpoint, TokenRequest, Urgency, cloud::Audience,
+    },
     kek::local::FileKey,
-    organization::{ClientId, Cloud, SharePointHost, TenantId},
+    organization::{ClientId, Cloud, SharePointHost, TenantId, TenantName},
     secret::{AccessToken, ClientSecret, PrivateKey, SymmetricKey},
     store::memory::MemoryStore,
     vault::{NewOrganization, Vault},
@@ -100,15 +102,10 @@ fn failure(answer: Answer) -> entra::Error {
 
 #[async_trait]
 impl TokenEndpoint for Entra {
-    async fn request_token(
-        &self,
-        _: Principal,
-        _: &Credential,
-        audience: &Audience,
-    ) -> Result<Grant, entra::Error> {
+    async fn request_token(&self, request: TokenRequest<'_>) -> Result<Grant, entra::Error> {
         let number = {
             let mut asked = self.asked.lock().expect("no panic");
-            asked.push(audience.url().to_owned());
+            asked.push(request.audience.url().to_owned());
             asked.len()
         };
         let answer = self.script.lock().expect("no panic").pop_front();
@@ -133,13 +130,19 @@ impl TokenEndpoint for Entra {
 
     async fn sharepoint_root_host(
         &self,
-        cloud: Cloud,
+        principal: Principal,
         _: &AccessToken,
+        _: &Urgency,
     ) -> Result<SharePointHost, entra::Error> {
+        let host = SharePointHost::parse("found.sharepoint.com", principal.cloud);
         match *self.root_host.lock().expect("no panic") {
-            None => Ok(SharePointHost::parse("found.sharepoint.com", cloud).expect("a host")),
+            None => Ok(host.expect("a host")),
             Some(answer) => Err(failure(answer)),
         }
+    }
+
+    async fn tenant_id(&self, _: Cloud, _: &TenantName) -> Result<TenantId, entra::Error> {
+        unreachable!("no test of the cache registers by a domain")
     }
 }
 
