@@ -21,7 +21,7 @@ use crate::{
     authz::Policy,
     clock::Clock,
     config::{self, Config},
-    entra::{self, TokenEndpoint, client::Client, http::Http},
+    entra::{self, TokenEndpoint, client::Client, http::Http, outage::Outage, paced::Paced},
     kek,
     registration::Registrar,
     rpc::{
@@ -99,9 +99,11 @@ impl Broker {
             &config.identity.trust_domain,
         )?);
         let tls = tls::server_config(&config.server.tls, &config.identity)?;
-        let http = Http::new(&config.entra)?;
-        let entra: Arc<dyn TokenEndpoint> =
-            Arc::new(Client::new(http, config.entra.authorities()?, clock));
+        let http = Http::new(&config.entra, clock)?;
+        let client = Client::new(http, config.entra.authorities()?, clock);
+        let outage = Outage::new();
+        let paced = Paced::new(Arc::new(client), config.entra.request_limits(), outage);
+        let entra: Arc<dyn TokenEndpoint> = Arc::new(paced);
         let keys = kek::open(&config.kek)?;
         let listener = rpc::bind(config.server.listen).await?;
         let address = listener.local_addr()?;
