@@ -5,10 +5,10 @@
 //! queues.
 //!
 //! **Whose turn it is.** The turn of a request is due some time after it came: a restore's at once, a
-//! caller's after 10 s, a renewal's after 60 s, a probe's after 120 s; and who is due first goes first. So a restore goes before callers, callers before
-//! renewals and these before probes, while a lower lane only waits and never starves: it goes before
-//! whoever came so much later. A request that is moved to a faster lane takes its new turn at once. The
-//! queue passes over tenants that hold their share.
+//! caller's after 10 s, a renewal's after 60 s, a probe's after 120 s; and who is due first goes first.
+//! So a restore goes before callers, callers before renewals and these before probes, while a lower lane
+//! only waits and never starves: it goes before whoever came so much later. A request that is moved to a
+//! faster lane takes its new turn at once. The queue passes over tenants that hold their share.
 //!
 //! **Who hangs.** A request that goes on for 2 s gives its place back and is counted as slow from
 //! then on, of which there may be four times as many; while there are, it keeps its place. Its tenant is
