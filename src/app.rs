@@ -12,6 +12,7 @@ use std::{
 
 use tokio::{
     signal::unix::{SignalKind, signal},
+    sync::Semaphore,
     task::JoinHandle,
     time::{Instant, interval, timeout_at},
 };
@@ -21,7 +22,7 @@ use crate::{
     authz::Policy,
     clock::Clock,
     config::{self, Config},
-    entra::{self, TokenEndpoint, client::Client, http::Http},
+    entra::{self, TokenEndpoint, client::Client, http::Http, outage::Outage},
     kek,
     registration::Registrar,
     rpc::{
@@ -116,10 +117,12 @@ impl Broker {
 
         let store = store::open(&config.store).await?;
         let vault = Arc::new(Vault::open(store, keys).await?);
-        let mint = Mint::new(vault.clone(), entra.clone());
-        let slots_max = usize::try_from(config.tokens.slots_max.get()).unwrap_or(usize::MAX);
-        let tokens = TokenCache::new(mint, slots_max, tasks.clone());
+        let mint = Mint::new(vault.clone(), entra.clone(), fastrand::f64);
+        let slots_max = config.tokens.slots_max();
+        let (tokens, renewals) = TokenCache::new(mint, Outage::default(), slots_max, tasks.clone());
         start_sweeping(tokens.clone(), &tasks, &end);
+        let ending = end.clone();
+        tasks.spawn(async move { ending.run_until_cancelled(renewals.run()).await });
 
         let limits = &config.server.limits;
         let services = Services {
@@ -128,6 +131,8 @@ impl Broker {
                 tokens: tokens.clone(),
                 clock,
                 margin: config.tokens.margin(),
+                streams: Arc::new(Semaphore::new(config.tokens.streams_max())),
+                stop: stop.clone(),
                 call_timeout: limits.call_timeout(),
             },
             organizations: OrganizationService {

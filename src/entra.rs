@@ -29,6 +29,7 @@ pub mod client_assertion;
 pub mod cloud;
 mod graph;
 pub mod http;
+pub mod outage;
 pub mod rejection;
 pub mod wire;
 

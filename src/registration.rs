@@ -18,7 +18,7 @@ use crate::{
         ClientId, Cloud, Organization, OrganizationId, Resource, SharePointHost, State, TenantName,
     },
     token::{
-        Token,
+        Token, TokenKey,
         cache::{Landing, TokenCache},
     },
     vault::{self, NewOrganization, RequestMark, Vault},
@@ -405,14 +405,19 @@ impl Registrar {
         };
         let asked_at = Instant::now();
         let grant = self.entra.request_token(request).await?;
-        Ok(Token::new(grant, asked_at, audience, organization))
+        let jitter = fastrand::f64();
+        Ok(Token::new(grant, asked_at, audience, organization, jitter))
     }
 
     /// Keeps the token, unless the organization was revoked in between: the answer may be that to an
     /// earlier request.
     fn keep(&self, landing: &Landing, organization: &Organization, proof: Token) {
         if organization.state == State::Active {
-            self.tokens.publish(landing, &Resource::Graph, proof);
+            let key = TokenKey {
+                organization: organization.id.clone(),
+                resource: Resource::Graph,
+            };
+            self.tokens.publish(landing, &key, proof);
         }
     }
 }

@@ -97,6 +97,14 @@ impl Rejection {
     }
 }
 
+impl Rejection {
+    /// Whether it may only mean that not all of Entra knows of a change yet.
+    #[must_use]
+    pub fn may_be_propagation(&self) -> bool {
+        matches!(self.code, Some(7_000_215 | 700_027 | 700_016 | 65_001))
+    }
+}
+
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.code {

@@ -69,7 +69,7 @@ impl organization_service_server::OrganizationService for OrganizationService {
         let caller = caller(&request)?;
         let mut fields = Fields::default();
         let id = fields.organization_id(&request.get_ref().organization_id);
-        let id = id.ok_or_else(|| fields.refused())?;
+        let id = id.ok_or_else(|| fields.into_status())?;
         self.allow(&caller, Action::Get, &id)?;
         let found = within(
             self.call_timeout,
@@ -93,7 +93,7 @@ impl organization_service_server::OrganizationService for OrganizationService {
         let after = fields.page_token(&request.get_ref().page_token);
         let size = fields.page_size(request.get_ref().page_size);
         if !fields.is_clean() {
-            return Err(fields.refused());
+            return Err(fields.into_status());
         }
         let visible = |organization: &Organization| {
             let allowed = self.policy.check(&caller, Action::List, &organization.id);
@@ -129,7 +129,7 @@ impl organization_service_server::OrganizationService for OrganizationService {
         let (Some(id), Some(revision), Some(credential), true) =
             (id, revision, credential, fields.is_clean())
         else {
-            return Err(fields.refused());
+            return Err(fields.into_status());
         };
         let by = registration::Request { caller, mark, mode };
         let work = self.registrar.rotate(id, revision, credential, by);
@@ -152,7 +152,7 @@ impl organization_service_server::OrganizationService for OrganizationService {
         let id = fields.organization_id(&request.organization_id);
         let revision = fields.revision(request.revision);
         let (Some(id), Some(revision), true) = (id, revision, fields.is_clean()) else {
-            return Err(fields.refused());
+            return Err(fields.into_status());
         };
         self.allow(&caller, Action::Revoke, &id)?;
         let mode = Mode::Store;
@@ -269,7 +269,7 @@ impl OrganizationService {
                 sharepoint_root_host,
                 sharepoint_hosts,
             }),
-            _ => Err(fields.refused()),
+            _ => Err(fields.into_status()),
         }
     }
 }

@@ -9,7 +9,7 @@ async fn a_thousand_cold_callers_cause_one_request() {
     let mut callers = JoinSet::new();
     for _ in 0..1000 {
         let cache = fixture.cache.clone();
-        callers.spawn(async move { cache.token(&graph("contoso"), MARGIN).await });
+        callers.spawn(async move { cache.token(&graph("contoso"), MARGIN, Lane::Caller).await });
     }
     fixture.entra.called(1).await;
     // All others get their turn as well.
@@ -27,14 +27,14 @@ async fn a_thousand_cold_callers_cause_one_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_is_shared_and_the_next_call_tries_again() {
+async fn a_failure_is_shared_and_remembered_for_a_moment() {
     let fixture = Fixture::new(10, &["contoso"]).await;
     fixture.entra.will(&[Answer::Unreachable]);
     fixture.entra.hold();
     let mut callers = JoinSet::new();
     for _ in 0..100 {
         let cache = fixture.cache.clone();
-        callers.spawn(async move { cache.token(&graph("contoso"), MARGIN).await });
+        callers.spawn(async move { cache.token(&graph("contoso"), MARGIN, Lane::Caller).await });
     }
     fixture.entra.called(1).await;
     for _ in 0..3 {
@@ -45,7 +45,9 @@ async fn a_failure_is_shared_and_the_next_call_tries_again() {
         let unreachable = matches!(outcome, Err(Error::Entra(entra::Error::Unreachable { .. })));
         assert!(unreachable, "{outcome:?}");
     }
+    assert!(fixture.get("contoso").await.is_err());
     assert_eq!(fixture.entra.calls(), 1);
+    advance(Duration::from_secs(2)).await;
     assert!(fixture.get("contoso").await.is_ok());
     assert_eq!(fixture.entra.calls(), 2);
 }
@@ -181,7 +183,13 @@ async fn a_hanging_organization_holds_up_nobody_else() {
     assert!(fixture.get("fabrikam").await.is_ok());
     // Nor another resource of its own.
     let exchange = key("contoso", Resource::Exchange);
-    assert!(fixture.cache.token(&exchange, MARGIN).await.is_ok());
+    assert!(
+        fixture
+            .cache
+            .token(&exchange, MARGIN, Lane::Caller)
+            .await
+            .is_ok()
+    );
     fixture.cache.sweep();
     fixture.cache.supersede(&id("contoso"));
     assert!(stuck.try_join_next().is_none());
@@ -198,7 +206,7 @@ async fn proof(fixture: &Fixture) -> Token {
         refresh_in: None,
     };
     let audience = Audience::graph(Cloud::Global);
-    Token::new(grant, Instant::now(), audience, &organization)
+    Token::new(grant, Instant::now(), audience, &organization, 0.5)
 }
 
 #[tokio::test(start_paused = true)]
@@ -206,7 +214,7 @@ async fn a_published_token_is_used() {
     let fixture = Fixture::new(10, &["contoso"]).await;
     let landing = fixture.cache.landing(&id("contoso"));
     let proof = proof(&fixture).await;
-    fixture.cache.publish(&landing, &Resource::Graph, proof);
+    fixture.cache.publish(&landing, &graph("contoso"), proof);
     let token = fixture.get("contoso").await.expect("a token");
     // Exposed: it is compared.
     assert_eq!(token.access_token.expose(), "proof");
@@ -221,7 +229,7 @@ async fn a_token_from_before_a_change_is_not_published() {
         let landing = fixture.cache.landing(&id("contoso"));
         change(&fixture.cache, &id("contoso"));
         let proof = proof(&fixture).await;
-        fixture.cache.publish(&landing, &Resource::Graph, proof);
+        fixture.cache.publish(&landing, &graph("contoso"), proof);
         assert!(fixture.cache.is_empty());
     }
 }
