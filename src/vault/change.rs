@@ -124,8 +124,7 @@ impl Vault {
     }
 
     /// Revokes an organization: its record keeps no secret, no token is kept, and no key opens what was
-    /// before.
-    /// Durable when this returns.
+    /// before. Durable when this returns.
     ///
     /// # Errors
     /// As [`Self::rotate`].
