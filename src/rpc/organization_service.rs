@@ -21,7 +21,7 @@ use crate::{
         },
         v1::ErrorReason as Reason,
     },
-    registration::{self, Mode, Registrar, Registration},
+    registration::{self, Mode, OldTokens, Registrar, Registration},
     vault::{self, Page, RequestMark, Vault},
 };
 
@@ -117,6 +117,7 @@ impl organization_service_server::OrganizationService for OrganizationService {
         let mut request = request.into_inner();
         let mark = self.mark(take(&mut request.request_id), &request);
         let mode = mode(request.validate_only);
+        let old_tokens = old_tokens(request.forget_tokens);
         let mut fields = Fields::default();
         fields.request_id(&mark.request_id);
         let id = fields.organization_id(&request.organization_id);
@@ -132,7 +133,9 @@ impl organization_service_server::OrganizationService for OrganizationService {
             return Err(fields.into_status());
         };
         let by = registration::Request { caller, mark, mode };
-        let work = self.registrar.rotate(id, revision, credential, by);
+        let work = self
+            .registrar
+            .rotate(id, revision, credential, old_tokens, by);
         let changed = within(self.call_timeout, Reason::IdpUnreachable, work).await??;
         Ok(Response::new(RotateCredentialResponse {
             organization: Some(changed.organization.into()),
@@ -271,6 +274,14 @@ impl OrganizationService {
             }),
             _ => Err(fields.into_status()),
         }
+    }
+}
+
+fn old_tokens(forget: bool) -> OldTokens {
+    if forget {
+        OldTokens::Forget
+    } else {
+        OldTokens::Serve
     }
 }
 

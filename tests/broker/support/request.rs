@@ -37,6 +37,7 @@ pub(crate) fn rotate(
         revision,
         credential: Some(credential),
         validate_only: false,
+        forget_tokens: false,
     }
 }
 
