@@ -33,7 +33,7 @@ mod tests {
 
     #[test]
     fn digits_come_back_as_the_bytes_they_were() {
-        let bytes: [u8; 32] = std::array::from_fn(|at| at as u8 * 9);
+        let bytes: [u8; 32] = std::array::from_fn(|at| (at as u8).wrapping_mul(9));
         let text = Hex(&bytes).to_string();
         assert_eq!(parse(&text), Some(bytes));
         assert_eq!(parse(&text.to_uppercase()), Some(bytes));

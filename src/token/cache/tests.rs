@@ -24,6 +24,8 @@ use crate::{
 mod flight;
 mod life;
 mod memory;
+mod outage;
+mod property;
 mod renewal;
 mod report;
 mod sharepoint;
