@@ -47,6 +47,7 @@ use crate::{
 pub mod cache;
 mod failure;
 mod flight;
+mod kept;
 pub mod mint;
 pub mod refresh;
 pub mod report;
@@ -128,11 +129,8 @@ impl Token {
         jitter: f64,
     ) -> Self {
         let life = grant.expires_in;
-        // Exposed: the fingerprint is a digest of the token.
-        let digest = digest(&SHA256, grant.access_token.expose().as_bytes());
-        let mut fingerprint = [0; 32];
-        fingerprint.copy_from_slice(digest.as_ref());
         Self {
+            fingerprint: fingerprint(&grant.access_token),
             access_token: grant.access_token,
             audience,
             client_id: organization.client_id,
@@ -140,7 +138,6 @@ impl Token {
                 .credential
                 .as_ref()
                 .map_or(0, |info| info.version),
-            fingerprint,
             issued_at: asked_at,
             refresh_at: asked_at + refresh::after(life, grant.refresh_in, jitter),
             expires_at: asked_at + life,
@@ -208,6 +205,12 @@ impl Error {
         }
         self
     }
+}
+
+fn fingerprint(token: &AccessToken) -> [u8; 32] {
+    // Exposed: the fingerprint is a digest of the token.
+    let digest = digest(&SHA256, token.expose().as_bytes());
+    *digest.as_ref().first_chunk().expect("SHA-256 has 32 bytes")
 }
 
 impl From<vault::Error> for Error {

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::{Error, Token, TokenKey};
 
 use crate::{
+    clock::Clock,
     credential::Credential,
     entra::{
         self, Principal, TokenEndpoint, TokenRequest, Urgency, claims::ClaimsChallenge,
@@ -30,6 +31,7 @@ pub struct Failed {
 pub struct Mint {
     vault: Arc<Vault>,
     endpoint: Arc<dyn TokenEndpoint>,
+    clock: Clock,
     /// Gives 0 to 1, another number each time.
     jitter: fn() -> f64,
 }
@@ -37,10 +39,16 @@ pub struct Mint {
 impl Mint {
     /// A mint over a vault and a token endpoint. `jitter` gives 0 to 1, another number each time.
     #[must_use]
-    pub fn new(vault: Arc<Vault>, endpoint: Arc<dyn TokenEndpoint>, jitter: fn() -> f64) -> Self {
+    pub fn new(
+        vault: Arc<Vault>,
+        endpoint: Arc<dyn TokenEndpoint>,
+        clock: Clock,
+        jitter: fn() -> f64,
+    ) -> Self {
         Self {
             vault,
             endpoint,
+            clock,
             jitter,
         }
     }
@@ -65,12 +73,29 @@ impl Mint {
     }
 
     /// The token that was kept in the store, if there is one that has not ended.
-    pub(super) async fn kept(&self, _: &TokenKey) -> Option<Token> {
-        None
+    pub(super) async fn kept(&self, key: &TokenKey) -> Option<Token> {
+        let (organization, resource) = (&key.organization, &key.resource);
+        let kept = self
+            .vault
+            .kept_token(organization, resource, self.clock.now());
+        match kept.await {
+            Ok(kept) => Token::from_kept(kept?, self.clock),
+            Err(error) => {
+                // Whoever waits learns of it, if it keeps the credential from being read as well.
+                tracing::warn!(%organization, resource = resource.name(), %error, "cannot look for a kept token");
+                None
+            }
+        }
     }
 
     /// Keeps a token in the store. Without it, only a restart is dearer.
-    pub(super) async fn keep(&self, _: &TokenKey, _: &Token) {}
+    pub(super) async fn keep(&self, key: &TokenKey, token: &Token) {
+        let (organization, resource) = (&key.organization, &key.resource);
+        let kept = token.to_kept(self.clock);
+        if let Err(error) = self.vault.keep_token(organization, resource, &kept).await {
+            tracing::warn!(%organization, resource = resource.name(), %error, "a token is not kept for the next start");
+        }
+    }
 
     async fn ask(
         &self,

@@ -9,6 +9,7 @@ use tokio::{
 
 use super::*;
 use crate::{
+    clock::Clock,
     credential::{Certificate, Credential},
     entra::{
         self, Grant, Principal, Rejection, TokenEndpoint, TokenRequest, Urgency, cloud::Audience,
@@ -187,7 +188,19 @@ impl Fixture {
     async fn with_jitter(slots_max: usize, ids: &[&str], jitter: fn() -> f64) -> Self {
         let kek = FileKey::new(SymmetricKey::new(vec![1; 32]).expect("32 bytes"));
         let vault = Vault::open(Arc::new(MemoryStore::default()), Arc::new(kek)).await;
-        let vault = Arc::new(vault.expect("a new vault"));
+        let fixture = Self::over(Arc::new(vault.expect("a new vault")), slots_max, jitter);
+        for id in ids {
+            fixture.register(new(id), secret()).await;
+        }
+        fixture
+    }
+
+    fn over(vault: Arc<Vault>, slots_max: usize, jitter: fn() -> f64) -> Self {
+        let clock = Clock::starting_at(SystemTime::UNIX_EPOCH + LIFE);
+        Self::over_at(vault, slots_max, jitter, clock)
+    }
+
+    fn over_at(vault: Arc<Vault>, slots_max: usize, jitter: fn() -> f64, clock: Clock) -> Self {
         let entra = Arc::new(Entra {
             asked: Mutex::default(),
             claims: Mutex::default(),
@@ -196,20 +209,16 @@ impl Fixture {
             gate: Semaphore::new(OPEN),
         });
         let flights = TaskTracker::new();
-        let mint = Mint::new(vault.clone(), entra.clone(), jitter);
+        let mint = Mint::new(vault.clone(), entra.clone(), clock, jitter);
         let outage = Outage::default();
         let (cache, renewals) = TokenCache::new(mint, outage, slots_max, flights.clone());
-        let fixture = Self {
+        Self {
             entra,
             vault,
             flights,
             cache,
             renewals: Mutex::new(Some(renewals)),
-        };
-        for id in ids {
-            fixture.register(new(id), secret()).await;
         }
-        fixture
     }
 
     async fn register(&self, organization: NewOrganization, credential: Credential) {

@@ -233,3 +233,55 @@ async fn a_token_from_before_a_change_is_not_published() {
         assert!(fixture.cache.is_empty());
     }
 }
+
+/// Another process over the same vault.
+async fn restarted(fixture: &Fixture) -> Fixture {
+    fixture.landed().await;
+    Fixture::over(fixture.vault.clone(), 10, || 0.5)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_costs_no_request() {
+    let before = Fixture::new(10, &["contoso"]).await;
+    let first = before.get("contoso").await.expect("a token");
+    let after = restarted(&before).await;
+    let second = after.get("contoso").await.expect("the kept token");
+    assert_eq!(first.fingerprint, second.fingerprint);
+    assert_eq!(after.entra.calls(), 0);
+    // One that was refused is not had again from the store.
+    let refused = crate::token::report::Refused::Unauthorized(None);
+    let _ = after
+        .cache
+        .report(&graph("contoso"), &second.fingerprint, refused);
+    after.entra.will(&[Answer::Text("another token")]);
+    let third = after.get("contoso").await.expect("a new token");
+    assert_ne!(second.fingerprint, third.fingerprint);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kept_token_that_is_too_old_for_a_caller_is_replaced() {
+    let before = Fixture::new(10, &["contoso"]).await;
+    before.get("contoso").await.expect("a token");
+    before.landed().await;
+    advance(LIFE - MARGIN / 2).await;
+    let clock = Clock::starting_at(SystemTime::UNIX_EPOCH + LIFE * 2 - MARGIN / 2);
+    let after = Fixture::over_at(before.vault.clone(), 10, || 0.5, clock);
+    let token = after.get("contoso").await.expect("a token");
+    assert!(token.expires_at - Instant::now() > MARGIN);
+    assert_eq!(after.entra.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_token_is_kept_beyond_a_revocation_or_a_rotation() {
+    let before = Fixture::new(10, &["contoso", "fabrikam"]).await;
+    before.get("contoso").await.expect("a token");
+    before.get("fabrikam").await.expect("a token");
+    before.landed().await;
+    before.revoke("contoso").await;
+    before.rotate("fabrikam", 1).await;
+    let after = restarted(&before).await;
+    let revoked = after.get("contoso").await;
+    assert!(matches!(revoked, Err(Error::Revoked(_))), "{revoked:?}");
+    let token = after.get("fabrikam").await.expect("a token");
+    assert_eq!((token.credential_version, after.entra.calls()), (2, 1));
+}
