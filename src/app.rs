@@ -22,7 +22,7 @@ use crate::{
     authz::Policy,
     clock::Clock,
     config::{self, Config},
-    entra::{self, TokenEndpoint, client::Client, http::Http, outage::Outage},
+    entra::{self, TokenEndpoint, client::Client, http::Http, outage::Outage, paced::Paced},
     kek,
     registration::Registrar,
     rpc::{
@@ -102,9 +102,15 @@ impl Broker {
             &config.identity.trust_domain,
         )?);
         let tls = tls::server_config(&config.server.tls, &config.identity)?;
-        let http = Http::new(&config.entra)?;
-        let entra: Arc<dyn TokenEndpoint> =
-            Arc::new(Client::new(http, config.entra.authorities()?, clock));
+        let http = Http::new(&config.entra, clock)?;
+        let client = Client::new(http, config.entra.authorities()?, clock);
+        let outage = Outage::new();
+        let paced = Paced::new(
+            Arc::new(client),
+            config.entra.request_limits(),
+            outage.clone(),
+        );
+        let entra: Arc<dyn TokenEndpoint> = Arc::new(paced);
         let keys = kek::open(&config.kek)?;
         let listener = rpc::bind(config.server.listen).await?;
         let address = listener.local_addr()?;
@@ -121,7 +127,7 @@ impl Broker {
         let vault = Arc::new(Vault::open(store, keys).await?);
         let mint = Mint::new(vault.clone(), entra.clone(), clock, fastrand::f64);
         let slots_max = config.tokens.slots_max();
-        let (tokens, renewals) = TokenCache::new(mint, Outage::default(), slots_max, tasks.clone());
+        let (tokens, renewals) = TokenCache::new(mint, outage, slots_max, tasks.clone());
         start_sweeping(tokens.clone(), vault.clone(), clock, &tasks, &end);
         let ending = end.clone();
         tasks.spawn(async move { ending.run_until_cancelled(renewals.run()).await });

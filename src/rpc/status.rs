@@ -199,6 +199,16 @@ impl From<entra::Error> for Status {
                 retry(Code::Unavailable, Reason::IdpAnswerInvalid, message, RETRY)
             }
             entra::Error::Assertion => status(Code::Internal, Reason::Internal, message),
+            entra::Error::Busy => {
+                let message =
+                    format!("{message}; try again later, or raise entra.queued_requests_max");
+                retry(
+                    Code::ResourceExhausted,
+                    Reason::LimitReached,
+                    message,
+                    RETRY,
+                )
+            }
         }
     }
 }

@@ -60,7 +60,8 @@ enum Kind {
 
 impl Failure {
     /// What to remember of an error that followed on `before`. `None` where nothing is: what the
-    /// vault says is near and cheap, and its answer may change at any moment.
+    /// vault says is near and cheap, as is that the queue to Entra is full, and both may change at any
+    /// moment.
     pub(super) fn of(
         error: &Error,
         before: Option<Self>,
@@ -142,7 +143,7 @@ impl Kind {
             Error::Entra(entra::Error::Unreachable { .. } | entra::Error::AnswerInvalid { .. }) => {
                 Some(Self::Trouble)
             }
-            Error::Entra(entra::Error::Assertion)
+            Error::Entra(entra::Error::Assertion | entra::Error::Busy)
             | Error::NotFound
             | Error::Revoked(_)
             | Error::CertificateRequired

@@ -93,6 +93,7 @@ impl Entra {
 fn unreachable() -> entra::Error {
     entra::Error::Unreachable {
         host: "login.example".into(),
+        trouble: entra::Trouble::Connection,
         reason: "no connection".into(),
         retry_after: None,
     }
