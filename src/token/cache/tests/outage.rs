@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use tokio::time::sleep;
 
 use super::*;
-use crate::entra::paced::{Limits, Paced};
+use crate::entra::{budget::Limits, paced::Paced};
 
 const KEYS: usize = 1000;
 const LATENCY: Duration = Duration::from_millis(50);
