@@ -39,6 +39,9 @@ pub struct Config {
     /// How tokens are kept.
     #[serde(default)]
     pub tokens: TokensConfig,
+    /// Where hand-outs are recorded.
+    #[serde(default)]
+    pub audit: AuditConfig,
     /// What is logged.
     #[serde(default)]
     pub log: LogConfig,
@@ -92,6 +95,14 @@ pub struct TokensConfig {
     pub margin_seconds: NonZeroU16,
     /// Tokens kept in memory.
     pub slots_max: NonZeroU32,
+}
+
+/// `[audit]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuditConfig {
+    /// The file, or no record at all.
+    pub file: Option<PathBuf>,
 }
 
 /// `[log]`.
