@@ -34,6 +34,8 @@ pub(crate) struct Setup {
     /// Further lines of the configuration, whole sections.
     config: String,
     clock: Clock,
+    /// Further lines of `[server]`.
+    server: String,
 }
 
 impl Setup {
@@ -43,6 +45,7 @@ impl Setup {
             sled: false,
             config: String::new(),
             clock: Clock::system(),
+            server: String::new(),
         }
     }
 
@@ -64,9 +67,17 @@ impl Setup {
         self
     }
 
-    /// Another clock for the broker.
+    /// Adds lines to `[server]`.
+    pub(crate) fn server(mut self, lines: &str) -> Self {
+        self.server = lines.into();
+        self
+    }
+
+    /// Another clock for the broker. It serves on the runtime of the test, whose clock the test may
+    /// pause; threads of its own would go on by theirs.
     pub(crate) fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
+        self.server = "threads = 0".into();
         self
     }
 
@@ -111,6 +122,7 @@ impl Setup {
             r#"
             [server]
             listen = "127.0.0.1:0"
+            {}
             tls = {{ certificate_file = "{at}/server.crt", key_file = "{at}/server.key" }}
             [identity]
             trust_domain = "{}"
@@ -128,6 +140,7 @@ impl Setup {
             extra_ca_file = "{at}/ca.pem"
             {}
             "#,
+            self.server,
             pki::TRUST_DOMAIN,
             simulator.authority_url(),
             simulator.graph_url(),
