@@ -138,7 +138,8 @@ pub(super) async fn answered(fault: Fault) -> Status {
 }
 
 pub(super) async fn refused_with(error: &str, aadsts: u32) -> Status {
-    answered(Fault::rejection(400, error, aadsts, "No.")).await
+    // For good: some refusals may only have to spread, and are tried again.
+    answered(Fault::rejection(400, error, aadsts, "No.").always()).await
 }
 
 pub(super) async fn with_a_foreign_host() -> Status {
