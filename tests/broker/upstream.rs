@@ -18,6 +18,7 @@ use url::Url;
 
 use crate::support::{
     CONTOSO, Fixture, SECOND_SECRET, SECRET, Setup, assert_refused, pki, reason, request, token,
+    token_in_time,
 };
 
 /// The proper answer with one member replaced, or removed by null.
@@ -136,9 +137,7 @@ async fn assert_passes_over_as(
     let status = refused.expect_err(&shown);
     assert_eq!((status.code(), reason(&status)), expected, "{shown}");
     assert!(!status.message().contains(SECRET));
-    token(&worker, id, Resource::Exchange)
-        .await
-        .expect("a token");
+    token_in_time(&worker, id, Resource::Exchange).await;
     assert_eq!(
         fixture.simulator.request_count(),
         count + u64::from(asks) + 1,
