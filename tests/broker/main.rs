@@ -5,6 +5,7 @@ mod authorization;
 mod bad_input;
 mod concurrency;
 mod errors;
+mod faults;
 mod identity;
 mod main_job;
 mod refusals;
