@@ -32,64 +32,41 @@
 //! # }
 //! ```
 
+mod cache;
 mod connection;
 mod error;
+mod flight;
+mod life;
 mod operator;
+mod retry;
+mod token;
 
-use std::{
-    mem,
-    time::{Duration, SystemTime},
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+#[cfg(test)]
+pub(crate) use self::token::tests::token as token_for_tests;
+use self::{
+    cache::{CAPACITY, Wanted},
+    connection::Connection,
+    flight::Shared,
 };
-
-use self::connection::Connection;
 pub use self::{
     connection::ConnectionConfig,
     error::{Error, FieldViolation, Help, Origin},
     operator::Operator,
+    token::{Token, TokenOptions},
 };
-use crate::{
-    pb::v1::{
-        GetTokenRequest, GetTokenResponse, Purpose, Resource,
-        token_service_client::TokenServiceClient,
-    },
-    secret::AccessToken,
-};
+use crate::{clock::Clock, pb::v1::Resource};
 
-/// Gets access tokens. Cheap to clone: clones share the connection.
+/// No caller waits longer, whatever its options say.
+const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+
+/// Gets access tokens. Cheap to clone: clones share the connection and the tokens.
 #[derive(Clone, Debug)]
 pub struct Client {
-    connection: Connection,
-}
-
-/// What else to say about the wanted token. The default says nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TokenOptions {
-    /// Only with [`Resource::Sharepoint`]: one of the organization's SharePoint hosts. `None`: its
-    /// root host.
-    pub sharepoint_host: Option<String>,
-    /// The token must live at least this long, at most 24 hours. `None`: 5 minutes. If Entra gives
-    /// none that long, [`Token::expire_time`] says so.
-    pub min_remaining: Option<Duration>,
-}
-
-/// A token and how long to use it. Its `Debug` does not show the token.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Token {
-    /// The token, for an `Authorization: Bearer` header.
-    pub access_token: AccessToken,
-    /// When the token ends.
-    pub expire_time: SystemTime,
-    /// When to ask the broker again. Before `expire_time`.
-    pub refresh_time: SystemTime,
-    /// Base URL of the API in the organization's cloud, for example `https://graph.microsoft.com`.
-    pub resource_url: String,
-    /// Client id of the application that the token was issued to.
-    pub client_id: String,
-    /// Version of the credential that the token was obtained with.
-    pub credential_version: u64,
-    /// SHA-256 of the token as 64 hex digits: safe to log, and its name in support cases.
-    pub fingerprint: String,
+    shared: Arc<Shared>,
 }
 
 impl Client {
@@ -103,56 +80,41 @@ impl Client {
     /// certificate may show only at the first call, because of how TLS 1.3 works.
     pub async fn connect(config: &ConnectionConfig) -> Result<Self, Error> {
         let connection = Connection::open(config).await?;
-        Ok(Self { connection })
+        Ok(Self::over(connection, Clock::system(), CAPACITY))
     }
 
-    /// Returns an access token of an organization for an API.
+    /// Returns an access token of an organization for an API: from memory, where one with enough
+    /// life is there.
     ///
     /// # Errors
     ///
     /// Every reason that the comment of `GetToken` in `token_service.proto` lists, and
-    /// [`Origin::Connection`] if there was no answer.
+    /// [`Origin::Connection`] if there was no answer in time.
     pub async fn token(
         &self,
         organization_id: &str,
         resource: Resource,
         options: TokenOptions,
-    ) -> Result<Token, Error> {
-        let request = self.connection.request(GetTokenRequest {
-            organization_id: organization_id.to_owned(),
-            resource: resource.into(),
-            sharepoint_host: options.sharepoint_host.unwrap_or_default(),
-            min_remaining: options.min_remaining.map(duration),
-            purpose: Purpose::Unspecified.into(),
-        });
-        let mut service = TokenServiceClient::new(self.connection.channel.clone());
-        let response = service.get_token(request).await?;
-        Token::from_response(response.into_inner())
-    }
-}
-
-impl Token {
-    /// Fails if the answer lacks what the contract promises.
-    fn from_response(mut response: GetTokenResponse) -> Result<Self, Error> {
-        // Out of the message first: whatever fails below, it no longer holds the token.
-        let access_token = AccessToken::new(mem::take(&mut response.access_token));
-        let is_empty = access_token.expose().is_empty(); // to check it
-        if is_empty {
-            return Err(Error::incomplete_answer("access_token"));
-        }
-        let time = |time: Option<prost_types::Timestamp>, field| {
-            let time = time.and_then(|time| SystemTime::try_from(time).ok());
-            time.ok_or_else(|| Error::incomplete_answer(field))
+    ) -> Result<Arc<Token>, Error> {
+        let wanted = Wanted {
+            organization_id,
+            resource,
+            sharepoint_host: options.sharepoint_host.as_deref().unwrap_or_default(),
+            min_remaining: options.min_remaining,
+            purpose: options.purpose,
         };
-        Ok(Self {
-            access_token,
-            expire_time: time(response.expire_time, "expire_time")?,
-            refresh_time: time(response.refresh_time, "refresh_time")?,
-            resource_url: response.resource_url,
-            client_id: response.client_id,
-            credential_version: response.credential_version,
-            fingerprint: response.fingerprint,
-        })
+        if let Some(token) = self.shared.held(&wanted) {
+            return Ok(token);
+        }
+        let timeout = options.timeout.unwrap_or(self.shared.connection.timeout);
+        let deadline = Instant::now() + timeout.min(TIMEOUT_MAX);
+        self.shared.fetch(&wanted, deadline).await
+    }
+
+    fn over(connection: Connection, clock: Clock, capacity: usize) -> Self {
+        Self {
+            shared: Arc::new(Shared::new(connection, clock, capacity)),
+        }
     }
 }
 
@@ -166,71 +128,4 @@ fn duration(duration: Duration) -> prost_types::Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn response() -> GetTokenResponse {
-        GetTokenResponse {
-            access_token: "canary".into(),
-            token_type: "Bearer".into(),
-            expire_time: Some(prost_types::Timestamp {
-                seconds: 2000,
-                nanos: 0,
-            }),
-            refresh_time: Some(prost_types::Timestamp {
-                seconds: 1000,
-                nanos: 0,
-            }),
-            credential_version: 3,
-            ..Default::default()
-        }
-    }
-
-    #[test]
-    fn debug_of_a_token_does_not_show_it() {
-        let token = Token::from_response(response()).expect("a complete answer");
-        let shown = format!("{token:?} {token:#?}");
-        assert!(
-            shown.contains("[redacted]") && !shown.contains("canary"),
-            "{shown}"
-        );
-        assert_eq!(token.access_token.expose(), "canary"); // to see that it is there
-    }
-
-    #[test]
-    fn an_answer_without_token_or_times_is_an_error() {
-        for (field, response) in [
-            (
-                "access_token",
-                GetTokenResponse {
-                    access_token: String::new(),
-                    ..response()
-                },
-            ),
-            (
-                "expire_time",
-                GetTokenResponse {
-                    expire_time: None,
-                    ..response()
-                },
-            ),
-            (
-                "refresh_time",
-                GetTokenResponse {
-                    refresh_time: None,
-                    ..response()
-                },
-            ),
-        ] {
-            let error = Token::from_response(response).expect_err(field);
-            assert!(error.message().contains(field), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_duration_keeps_its_parts_on_the_wire() {
-        let wire = duration(Duration::from_millis(1500));
-        assert_eq!((wire.seconds, wire.nanos), (1, 500_000_000));
-        assert_eq!(duration(Duration::MAX).seconds, i64::MAX);
-    }
-}
+mod tests;

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{
     Console, Options, Output, connection, error::Error, name::ResourceName, table::Table, value,
 };
-use crate::client::{Client, Token, TokenOptions};
+use crate::client::{Client, ConnectionConfig, Token, TokenOptions};
 
 /// What to do with tokens.
 #[derive(Debug, Subcommand)]
@@ -55,10 +55,16 @@ pub(super) async fn run(
     console: &mut Console<'_>,
 ) -> Result<(), Error> {
     let TokenCommand::Get(arguments) = command;
-    let client = Client::connect(&connection(options)?).await?;
+    // Who sits before it decides on whether to try again.
+    let config = ConnectionConfig {
+        max_attempts: 1,
+        ..connection(options)?
+    };
+    let client = Client::connect(&config).await?;
     let wanted = TokenOptions {
         sharepoint_host: arguments.sharepoint_host,
         min_remaining: arguments.min_remaining,
+        ..Default::default()
     };
     let resource = arguments.resource.into();
     let token = client
@@ -114,19 +120,10 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::secret::AccessToken;
 
     fn written(output: Output, access_token: &str) -> String {
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-        let token = Token {
-            access_token: AccessToken::new(access_token.into()),
-            expire_time: time,
-            refresh_time: time - Duration::from_secs(1800),
-            resource_url: "https://graph.microsoft.com".into(),
-            client_id: String::new(),
-            credential_version: 3,
-            fingerprint: "f00d".into(),
-        };
+        let token = crate::client::token_for_tests(access_token, "f00d", time);
         let mut out = Vec::new();
         let mut console = Console {
             input: &mut std::io::empty(),
