@@ -33,13 +33,16 @@
 //! ```
 
 mod cache;
+mod challenge;
 mod connection;
 mod error;
 mod flight;
 mod life;
 mod operator;
+mod report;
 mod retry;
 mod token;
+mod watch;
 
 use std::{sync::Arc, time::Duration};
 
@@ -51,17 +54,18 @@ use self::{
     cache::{CAPACITY, Wanted},
     connection::Connection,
     flight::Shared,
+    token::Key,
 };
 pub use self::{
+    challenge::ClaimsChallenge,
     connection::ConnectionConfig,
     error::{Error, FieldViolation, Help, Origin},
     operator::Operator,
+    report::{Refusal, Verdict},
     token::{Token, TokenOptions},
+    watch::Watch,
 };
 use crate::{clock::Clock, pb::v1::Resource};
-
-/// No caller waits longer, whatever its options say.
-const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
 /// Gets access tokens. Cheap to clone: clones share the connection and the tokens.
 #[derive(Clone, Debug)]
@@ -106,9 +110,55 @@ impl Client {
         if let Some(token) = self.shared.held(&wanted) {
             return Ok(token);
         }
-        let timeout = options.timeout.unwrap_or(self.shared.connection.timeout);
-        let deadline = Instant::now() + timeout.min(TIMEOUT_MAX);
+        let deadline = Instant::now() + self.shared.patience(&options);
         self.shared.fetch(&wanted, deadline).await
+    }
+
+    /// Tells the broker that an API refused a token, and learns what to do. It is decided once for
+    /// all workers that hold the token. After a 401 it is forgotten at once, and
+    /// [`token`](Self::token) gives, or waits for, the next one.
+    ///
+    /// # Errors
+    ///
+    /// Every reason that the comment of `ReportToken` in `token_service.proto` lists, and
+    /// [`Origin::Connection`] if there was no answer in time.
+    pub async fn report(&self, token: &Token, refusal: Refusal) -> Result<Verdict, Error> {
+        report::report(&self.shared, &token.key, &token.fingerprint, &refusal).await
+    }
+
+    /// As [`report`](Self::report), where only the fingerprint of the token is at hand: another
+    /// process used it, or it was found in a log.
+    ///
+    /// # Errors
+    ///
+    /// As [`report`](Self::report).
+    pub async fn report_fingerprint(
+        &self,
+        organization_id: &str,
+        resource: Resource,
+        sharepoint_host: Option<&str>,
+        fingerprint: &str,
+        refusal: Refusal,
+    ) -> Result<Verdict, Error> {
+        let key = Key {
+            organization_id: organization_id.to_owned(),
+            resource,
+            sharepoint_host: sharepoint_host.unwrap_or_default().to_owned(),
+        };
+        report::report(&self.shared, &key, fingerprint, &refusal).await
+    }
+
+    /// Opens a stream of tokens for work that takes long. The tokens are also those that
+    /// [`token`](Self::token) then has in memory. No connection is made before
+    /// [`Watch::next`] is called.
+    #[must_use]
+    pub fn watch(&self, organization_id: &str, resource: Resource, options: TokenOptions) -> Watch {
+        let key = Key {
+            organization_id: organization_id.to_owned(),
+            resource,
+            sharepoint_host: options.sharepoint_host.clone().unwrap_or_default(),
+        };
+        Watch::new(Arc::clone(&self.shared), key, options)
     }
 
     fn over(connection: Connection, clock: Clock, capacity: usize) -> Self {

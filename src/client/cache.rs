@@ -291,12 +291,14 @@ impl Slot {
     }
 
     /// The broker says that the refused token remains the current one.
-    pub(super) fn accept(&mut self) {
-        self.refused = None;
+    pub(super) fn accept(&mut self, fingerprint: &str) {
+        if self.refused.as_deref() == Some(fingerprint) {
+            self.refused = None;
+        }
     }
 
     /// Forgets a token if it is the one that is held.
-    pub(super) fn forget(&mut self, fingerprint: &str) {
+    fn forget(&mut self, fingerprint: &str) {
         let is_held = |held: &Held| held.token.fingerprint == fingerprint;
         if self.held.as_ref().is_some_and(is_held) {
             self.held = None;

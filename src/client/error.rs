@@ -175,6 +175,12 @@ impl Error {
         Self::new(Origin::Connection, Code::DeadlineExceeded, message.into())
     }
 
+    /// The broker ended a stream without saying why.
+    pub(super) fn ended_stream() -> Self {
+        let message = "the broker ended the stream";
+        Self::new(Origin::Connection, Code::Unavailable, message.into())
+    }
+
     /// The broker's token has ended before it was here.
     pub(super) fn ended_token() -> Self {
         let message = "the token that the broker sent has already ended; compare the clock of this \

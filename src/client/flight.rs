@@ -24,12 +24,15 @@ use super::{
     duration,
     life::BrokerTime,
     retry,
-    token::Key,
+    token::{Key, TokenOptions},
 };
 use crate::{
     clock::Clock,
     pb::v1::{GetTokenRequest, Purpose, token_service_client::TokenServiceClient},
 };
+
+/// No caller waits longer, whatever its options say.
+const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
 type Outcome = Result<Arc<Token>, Error>;
 
@@ -75,6 +78,33 @@ impl Shared {
     pub(super) fn slots(&self) -> MutexGuard<'_, Slots> {
         // What a panic may have left undone is a token that is asked for once more.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long a caller waits.
+    pub(super) fn patience(&self, options: &TokenOptions) -> Duration {
+        let timeout = options.timeout.unwrap_or(self.connection.timeout);
+        timeout.min(TIMEOUT_MAX)
+    }
+
+    /// What to hand to [`Self::keep`] with what is asked now.
+    pub(super) fn epoch(&self, key: &Key) -> u64 {
+        self.slots().known_mut(key).map_or(0, |slot| slot.epoch)
+    }
+
+    /// Keeps a token that came without a flight.
+    pub(super) fn keep(&self, token: &Arc<Token>, asked: Duration, epoch: u64) {
+        let now = Instant::now();
+        let mut slots = self.slots();
+        slots
+            .slot_mut(&token.key, now)
+            .keep(token, asked, epoch, now);
+    }
+
+    /// Forgets what the broker has taken back.
+    pub(super) fn withdraw(&self, key: &Key, error: &Error) {
+        if let Some(slot) = self.slots().known_mut(key) {
+            slot.fail(error, Instant::now());
+        }
     }
 
     /// A token from memory. If it is time to, the next one is asked for, for which nobody waits.

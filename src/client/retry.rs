@@ -33,10 +33,15 @@ impl Pauses {
         Self(pauses.build())
     }
 
+    /// How long to wait after a connection was lost.
+    pub(super) fn after_loss(&mut self) -> Duration {
+        self.0.next().unwrap_or(PAUSE_MAX)
+    }
+
     /// How long to wait after this error. `None` if waiting would not help.
     pub(super) fn after(&mut self, error: &Error) -> Option<Duration> {
         // Drawn in any case: it is also the jitter on what the broker asks for.
-        let pause = self.0.next().unwrap_or(PAUSE_MAX);
+        let pause = self.after_loss();
         match error.retry_after() {
             Some(delay) => Some(delay.min(RETRY_AFTER_MAX) + pause.min(delay / 4).max(PAUSE_MIN)),
             None if error.is_lost() && !error.is_certificate_refusal() => Some(pause),

@@ -10,7 +10,11 @@ mod cache;
 #[cfg(feature = "server")]
 mod flight;
 #[cfg(feature = "server")]
+mod report;
+#[cfg(feature = "server")]
 mod retry;
+#[cfg(feature = "server")]
+mod watch;
 
 #[test]
 fn a_duration_keeps_its_parts_on_the_wire() {

@@ -22,7 +22,7 @@ use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tonic::{
     Code, Request, Response, Status, async_trait,
     codegen::{Service, http::Uri},
-    transport::{Channel, Endpoint, Server},
+    transport::{Endpoint, Server},
 };
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -53,7 +53,7 @@ pub(super) enum Answer {
 }
 
 /// What is sent on a stream.
-type Sent = Result<WatchTokenResponse, Status>;
+pub(super) type Sent = Result<WatchTokenResponse, Status>;
 type TokenStream = Pin<Box<dyn Stream<Item = Sent> + Send>>;
 
 /// The broker, and what it was asked.
@@ -68,7 +68,8 @@ pub(super) struct Broker {
     /// Permits to answer.
     gate: Semaphore,
     streams: mpsc::UnboundedSender<mpsc::Sender<Sent>>,
-    watched: tokio::sync::Mutex<mpsc::UnboundedReceiver<mpsc::Sender<Sent>>>,
+    /// The other end of `streams`.
+    opened: tokio::sync::Mutex<mpsc::UnboundedReceiver<mpsc::Sender<Sent>>>,
     network: Network,
 }
 
@@ -95,7 +96,7 @@ impl Broker {
     pub(super) async fn with_capacity(capacity: usize) -> (Arc<Self>, Client) {
         // A whole second, as the `Date` header has them.
         let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-        let (streams, watched) = mpsc::unbounded_channel();
+        let (streams, opened) = mpsc::unbounded_channel();
         let broker = Arc::new(Self {
             clock: Clock::starting_at(start),
             answers: Mutex::new(VecDeque::from([Answer::Token(1)])),
@@ -104,7 +105,7 @@ impl Broker {
             verdict: Mutex::default(),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
             streams,
-            watched: tokio::sync::Mutex::new(watched),
+            opened: tokio::sync::Mutex::new(opened),
             network: Network {
                 listener: Arc::default(),
                 serving: Arc::default(),
@@ -171,14 +172,18 @@ impl Broker {
 
     /// The next stream that a client has opened.
     pub(super) async fn stream(&self) -> mpsc::Sender<Sent> {
-        let mut watched = self.watched.lock().await;
-        watched
-            .recv()
-            .await
-            .expect("the broker holds the other end")
+        let mut opened = self.opened.lock().await;
+        opened.recv().await.expect("the broker holds the other end")
     }
 
-    pub(super) fn message(&self, number: u32, life: Duration) -> GetTokenResponse {
+    /// The token of this number, for a stream.
+    pub(super) fn sent(&self, number: u32) -> Sent {
+        Ok(WatchTokenResponse {
+            token: Some(self.message(number, LIFE)),
+        })
+    }
+
+    fn message(&self, number: u32, life: Duration) -> GetTokenResponse {
         let now = self.clock.now();
         GetTokenResponse {
             access_token: format!("canary-{number}"),
