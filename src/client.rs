@@ -1,15 +1,23 @@
 //! The broker's client: for workers [`Client`], for operators [`Operator`].
 //!
-//! It is thin. It connects with a client certificate, turns every failure into an [`Error`] with
-//! the broker's reason, and keeps nothing: ask for a token whenever one is needed, the broker
-//! answers from memory.
+//! # Get, use, report
+//!
+//! A worker makes one [`Client`] for its process and asks it for a token *whenever it needs one*:
+//! before each request to an API, not once for each job. Nothing is gained by keeping a token beside
+//! the client, which answers from memory and knows when the token ends.
 //!
 //! ```no_run
 //! use std::time::Duration;
 //!
-//! use kodo_broker::client::{Client, ConnectionConfig, Error, TokenOptions};
+//! use kodo_broker::client::{
+//!     ClaimsChallenge, Client, ConnectionConfig, Error, Refusal, TokenOptions, Verdict,
+//! };
 //! use kodo_broker::pb::v1::{ErrorReason, Resource};
 //!
+//! # struct Answer { status: u16, www_authenticate: String }
+//! # async fn call_graph(base: &str, bearer: &str) -> Answer {
+//! #     Answer { status: 200, www_authenticate: String::new() }
+//! # }
 //! # async fn example() -> Result<(), Error> {
 //! let config = ConnectionConfig::load("/etc/kodo/connection.toml")?;
 //! let client = Client::connect(&config).await?;
@@ -18,19 +26,82 @@
 //!     min_remaining: Some(Duration::from_secs(660)),
 //!     ..Default::default()
 //! };
-//! match client.token("contoso", Resource::Graph, options).await {
-//!     Ok(token) => println!("use {} until {:?}", token.fingerprint, token.refresh_time),
+//!
+//! // Get.
+//! let token = match client.token("contoso", Resource::Graph, options).await {
+//!     Ok(token) => token,
 //!     Err(error) if error.reason() == Some(ErrorReason::CredentialExpired) => {
 //!         println!("fail the task, the tenant must act: {error}");
+//!         return Ok(());
 //!     }
 //!     Err(error) => match error.retry_after() {
-//!         Some(delay) => println!("try again in {delay:?}: {error}"),
+//!         Some(delay) => {
+//!             println!("queue the task again in {delay:?}: {error}");
+//!             return Ok(());
+//!         }
 //!         None => return Err(error),
 //!     },
+//! };
+//!
+//! // Use. Exposed: it goes into the `Authorization` header.
+//! let answer = call_graph(&token.resource_url, token.access_token.expose()).await;
+//!
+//! // Report.
+//! let refusal = match answer.status {
+//!     401 => Refusal::Unauthorized {
+//!         claims_challenge: ClaimsChallenge::from_www_authenticate(&answer.www_authenticate),
+//!     },
+//!     403 => Refusal::Forbidden,
+//!     _ => return Ok(()),
+//! };
+//! match client.report(&token, refusal).await? {
+//!     Verdict::Replaced | Verdict::AlreadyReplaced => println!("get a token and try again"),
+//!     Verdict::TooSoon { retry_after } => println!("try again in {retry_after:?}"),
+//!     Verdict::RolesMissing { missing, .. } => println!("fail the task, not granted: {missing:?}"),
+//!     Verdict::RolesPresent { .. } => println!("fail this item: it is not accessible"),
+//!     other => println!("fail the task: {other:?}"),
 //! }
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! Work that cannot ask before each request, a long download or a child process, opens a
+//! [`Watch`] instead and gets each next token in time:
+//!
+//! ```no_run
+//! # use kodo_broker::client::{Client, Error, TokenOptions};
+//! # use kodo_broker::pb::v1::Resource;
+//! # async fn example(client: Client) -> Result<(), Error> {
+//! let mut watch = client.watch("contoso", Resource::Graph, TokenOptions::default());
+//! while let Some(token) = watch.next().await {
+//!     let token = token?; // Or the reason that there will be no next one for.
+//!     println!("use {} for {:?}", token.fingerprint, token.remaining());
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What the client does
+//!
+//! - It holds each token until there is less than `min_remaining` of it left (5 minutes, unless
+//!   [`TokenOptions`] says otherwise), at most 10,000 tokens of about 2 KB. From
+//!   [`Token::refresh_time`] on, the first caller has the next one fetched, for which nobody waits.
+//!   A token that has ended is never handed out, however wrong the clock of the machine is or
+//!   however long anything hangs.
+//! - Callers that want the same token at the same time share one call and its outcome. Who leaves
+//!   takes nobody's answer away; each waits as long as its own options say. Only a restore does not
+//!   wait for what was asked for a backup: the broker lets it go first.
+//! - It tries again what the broker says may succeed later (`RetryInfo`), after the time that it
+//!   names, and what got no answer, with pauses that double from 50 ms to 5 s: at most
+//!   `max_attempts` times, with jitter, and only as long as the caller waits. A broker that
+//!   restarts costs a worker time, but no call. Everything else is told at once.
+//! - While the broker cannot be reached, a token that is held is given until it ends, with less than
+//!   `min_remaining` if need be.
+//! - What the broker takes back is forgotten: with the errors `ORGANIZATION_REVOKED`,
+//!   `ORGANIZATION_NOT_FOUND`, `CALLER_NOT_AUTHORIZED` and `RESOURCE_NOT_ALLOWED`, and with a 401
+//!   that was reported.
+//!
+//! No `Debug` shows a token.
 
 mod cache;
 mod challenge;
