@@ -12,6 +12,7 @@ use std::{
 
 use tokio::{
     signal::unix::{SignalKind, signal},
+    sync::Semaphore,
     task::JoinHandle,
     time::{Instant, interval, timeout_at},
 };
@@ -21,7 +22,7 @@ use crate::{
     authz::Policy,
     clock::Clock,
     config::{self, Config},
-    entra::{self, TokenEndpoint, client::Client, http::Http},
+    entra::{self, TokenEndpoint, client::Client, http::Http, outage::Outage, paced::Paced},
     kek,
     registration::Registrar,
     rpc::{
@@ -35,6 +36,8 @@ use crate::{
 
 /// How often tokens that have ended are dropped.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+/// How many kept tokens are looked at each time.
+const SWEEP_PAGE: usize = 1000;
 /// Exit code of a configuration that cannot be used (`EX_CONFIG` of sysexits.h).
 const EXIT_CONFIG: u8 = 78;
 
@@ -99,9 +102,15 @@ impl Broker {
             &config.identity.trust_domain,
         )?);
         let tls = tls::server_config(&config.server.tls, &config.identity)?;
-        let http = Http::new(&config.entra)?;
-        let entra: Arc<dyn TokenEndpoint> =
-            Arc::new(Client::new(http, config.entra.authorities()?, clock));
+        let http = Http::new(&config.entra, clock)?;
+        let client = Client::new(http, config.entra.authorities()?, clock);
+        let outage = Outage::new();
+        let paced = Paced::new(
+            Arc::new(client),
+            config.entra.request_limits(),
+            outage.clone(),
+        );
+        let entra: Arc<dyn TokenEndpoint> = Arc::new(paced);
         let keys = kek::open(&config.kek)?;
         let listener = rpc::bind(config.server.listen).await?;
         let address = listener.local_addr()?;
@@ -116,10 +125,12 @@ impl Broker {
 
         let store = store::open(&config.store).await?;
         let vault = Arc::new(Vault::open(store, keys).await?);
-        let mint = Mint::new(vault.clone(), entra.clone());
-        let slots_max = usize::try_from(config.tokens.slots_max.get()).unwrap_or(usize::MAX);
-        let tokens = TokenCache::new(mint, slots_max, tasks.clone());
-        start_sweeping(tokens.clone(), &tasks, &end);
+        let mint = Mint::new(vault.clone(), entra.clone(), clock, fastrand::f64);
+        let slots_max = config.tokens.slots_max();
+        let (tokens, renewals) = TokenCache::new(mint, outage, slots_max, tasks.clone());
+        start_sweeping(tokens.clone(), vault.clone(), clock, &tasks, &end);
+        let ending = end.clone();
+        tasks.spawn(async move { ending.run_until_cancelled(renewals.run()).await });
 
         let limits = &config.server.limits;
         let services = Services {
@@ -128,6 +139,8 @@ impl Broker {
                 tokens: tokens.clone(),
                 clock,
                 margin: config.tokens.margin(),
+                streams: Arc::new(Semaphore::new(config.tokens.streams_max())),
+                stop: stop.clone(),
                 call_timeout: limits.call_timeout(),
             },
             organizations: OrganizationService {
@@ -208,14 +221,30 @@ async fn start_health(
     Ok((Some(health), Some(address)))
 }
 
-fn start_sweeping(tokens: TokenCache, tasks: &TaskTracker, end: &CancellationToken) {
+/// Drops what has ended, in memory and in the store.
+fn start_sweeping(
+    tokens: TokenCache,
+    vault: Arc<Vault>,
+    clock: Clock,
+    tasks: &TaskTracker,
+    end: &CancellationToken,
+) {
     let end = end.clone();
     tasks.spawn(async move {
         let sweeping = async {
             let mut ticks = interval(SWEEP_INTERVAL);
+            let mut next = None;
             loop {
                 ticks.tick().await;
                 tokens.sweep();
+                let page = vault.sweep_tokens(clock.now(), next.as_ref(), SWEEP_PAGE);
+                next = match page.await {
+                    Ok(swept) => swept.next,
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot sweep the kept tokens");
+                        None
+                    }
+                };
             }
         };
         end.run_until_cancelled(sweeping).await;

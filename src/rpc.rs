@@ -29,8 +29,10 @@ pub mod listener;
 mod organization_message;
 pub mod organization_service;
 pub mod peer;
+mod report;
 mod status;
 pub mod token_service;
+mod watch;
 
 use listener::{Peer, TlsConnection};
 use organization_service::OrganizationService;

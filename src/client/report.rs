@@ -52,6 +52,8 @@ pub enum Verdict {
         /// The roles that it has.
         present: Vec<String>,
     },
+    /// The token is in a form that tells nothing of its roles. Ask the tenant's administrator.
+    RolesUnknown,
 }
 
 impl Refusal {
@@ -77,32 +79,32 @@ impl Verdict {
     fn is_end_of_token(&self) -> bool {
         match self {
             Self::Replaced | Self::AlreadyReplaced | Self::RolesMissing { .. } => true,
-            Self::TooSoon { .. } | Self::RolesPresent { .. } => false,
+            Self::TooSoon { .. } | Self::RolesPresent { .. } | Self::RolesUnknown => false,
         }
     }
 
     fn from_response(response: ReportTokenResponse) -> Result<Self, Error> {
         let unknown = || Error::incomplete_answer("verdict");
-        Ok(
-            match v1::Verdict::try_from(response.verdict).map_err(|_| unknown())? {
-                v1::Verdict::Unspecified => return Err(unknown()),
-                v1::Verdict::Replaced => Self::Replaced,
-                v1::Verdict::AlreadyReplaced => Self::AlreadyReplaced,
-                v1::Verdict::TooSoon => Self::TooSoon {
-                    retry_after: response
-                        .retry_delay
-                        .and_then(|delay| delay.try_into().ok())
-                        .ok_or_else(|| Error::incomplete_answer("retry_delay"))?,
-                },
-                v1::Verdict::RolesMissing => Self::RolesMissing {
-                    missing: response.missing_roles,
-                    present: response.roles,
-                },
-                v1::Verdict::RolesPresent => Self::RolesPresent {
-                    present: response.roles,
-                },
+        let verdict = v1::Verdict::try_from(response.verdict).map_err(|_| unknown())?;
+        Ok(match verdict {
+            v1::Verdict::Unspecified => return Err(unknown()),
+            v1::Verdict::Replaced => Self::Replaced,
+            v1::Verdict::AlreadyReplaced => Self::AlreadyReplaced,
+            v1::Verdict::TooSoon => Self::TooSoon {
+                retry_after: response
+                    .retry_delay
+                    .and_then(|delay| delay.try_into().ok())
+                    .ok_or_else(|| Error::incomplete_answer("retry_delay"))?,
             },
-        )
+            v1::Verdict::RolesMissing => Self::RolesMissing {
+                missing: response.missing_roles,
+                present: response.roles,
+            },
+            v1::Verdict::RolesPresent => Self::RolesPresent {
+                present: response.roles,
+            },
+            v1::Verdict::RolesUnknown => Self::RolesUnknown,
+        })
     }
 }
 

@@ -1,6 +1,11 @@
 //! `[entra]`: how Entra is reached.
 
-use std::{collections::BTreeMap, num::NonZeroU16, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    num::{NonZeroU16, NonZeroU32},
+    path::PathBuf,
+    time::Duration,
+};
 
 use serde::Deserialize;
 use url::Url;
@@ -17,6 +22,8 @@ pub struct EntraConfig {
     pub request_timeout_seconds: NonZeroU16,
     /// Requests under way at once.
     pub concurrent_requests_max: NonZeroU16,
+    /// Requests that may wait for their turn.
+    pub queued_requests_max: NonZeroU32,
     /// CAs to trust besides the system's, PEM.
     pub extra_ca_file: Option<PathBuf>,
     /// HTTP proxy for the way out.
@@ -52,6 +59,8 @@ impl Default for EntraConfig {
             connect_timeout_seconds: number(5),
             request_timeout_seconds: number(15),
             concurrent_requests_max: number(64),
+            // Every token of 5,000 organizations with four resources each, at once.
+            queued_requests_max: const { NonZeroU32::new(20_000).expect("not zero") },
             extra_ca_file: None,
             proxy_url: None,
             loopback_authority: BTreeMap::new(),

@@ -21,7 +21,7 @@ use crate::{
         },
         v1::ErrorReason as Reason,
     },
-    registration::{self, Mode, Registrar, Registration},
+    registration::{self, Mode, OldTokens, Registrar, Registration},
     vault::{self, Page, RequestMark, Vault},
 };
 
@@ -69,7 +69,7 @@ impl organization_service_server::OrganizationService for OrganizationService {
         let caller = caller(&request)?;
         let mut fields = Fields::default();
         let id = fields.organization_id(&request.get_ref().organization_id);
-        let id = id.ok_or_else(|| fields.refused())?;
+        let id = id.ok_or_else(|| fields.into_status())?;
         self.allow(&caller, Action::Get, &id)?;
         let found = within(
             self.call_timeout,
@@ -93,7 +93,7 @@ impl organization_service_server::OrganizationService for OrganizationService {
         let after = fields.page_token(&request.get_ref().page_token);
         let size = fields.page_size(request.get_ref().page_size);
         if !fields.is_clean() {
-            return Err(fields.refused());
+            return Err(fields.into_status());
         }
         let visible = |organization: &Organization| {
             let allowed = self.policy.check(&caller, Action::List, &organization.id);
@@ -117,6 +117,7 @@ impl organization_service_server::OrganizationService for OrganizationService {
         let mut request = request.into_inner();
         let mark = self.mark(take(&mut request.request_id), &request);
         let mode = mode(request.validate_only);
+        let old_tokens = old_tokens(request.forget_tokens);
         let mut fields = Fields::default();
         fields.request_id(&mark.request_id);
         let id = fields.organization_id(&request.organization_id);
@@ -129,10 +130,12 @@ impl organization_service_server::OrganizationService for OrganizationService {
         let (Some(id), Some(revision), Some(credential), true) =
             (id, revision, credential, fields.is_clean())
         else {
-            return Err(fields.refused());
+            return Err(fields.into_status());
         };
         let by = registration::Request { caller, mark, mode };
-        let work = self.registrar.rotate(id, revision, credential, by);
+        let work = self
+            .registrar
+            .rotate(id, revision, credential, old_tokens, by);
         let changed = within(self.call_timeout, Reason::IdpUnreachable, work).await??;
         Ok(Response::new(RotateCredentialResponse {
             organization: Some(changed.organization.into()),
@@ -152,7 +155,7 @@ impl organization_service_server::OrganizationService for OrganizationService {
         let id = fields.organization_id(&request.organization_id);
         let revision = fields.revision(request.revision);
         let (Some(id), Some(revision), true) = (id, revision, fields.is_clean()) else {
-            return Err(fields.refused());
+            return Err(fields.into_status());
         };
         self.allow(&caller, Action::Revoke, &id)?;
         let mode = Mode::Store;
@@ -269,8 +272,16 @@ impl OrganizationService {
                 sharepoint_root_host,
                 sharepoint_hosts,
             }),
-            _ => Err(fields.refused()),
+            _ => Err(fields.into_status()),
         }
+    }
+}
+
+fn old_tokens(forget: bool) -> OldTokens {
+    if forget {
+        OldTokens::Forget
+    } else {
+        OldTokens::Serve
     }
 }
 

@@ -74,8 +74,18 @@ pub(super) fn deadline_exceeded(reason: Reason) -> Status {
     )
 }
 
+/// There are as many streams of tokens as there may be.
+pub(super) fn too_many_streams() -> Status {
+    retry(
+        Code::ResourceExhausted,
+        Reason::LimitReached,
+        "the broker has as many streams of tokens as it may; call GetToken, or raise tokens.streams_max",
+        RETRY,
+    )
+}
+
 /// The flight was cut off: the broker stops.
-fn shutting_down() -> Status {
+pub(super) fn shutting_down() -> Status {
     retry(
         Code::Unavailable,
         Reason::ShuttingDown,
@@ -189,6 +199,16 @@ impl From<entra::Error> for Status {
                 retry(Code::Unavailable, Reason::IdpAnswerInvalid, message, RETRY)
             }
             entra::Error::Assertion => status(Code::Internal, Reason::Internal, message),
+            entra::Error::Busy => {
+                let message =
+                    format!("{message}; try again later, or raise entra.queued_requests_max");
+                retry(
+                    Code::ResourceExhausted,
+                    Reason::LimitReached,
+                    message,
+                    RETRY,
+                )
+            }
         }
     }
 }

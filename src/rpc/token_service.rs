@@ -1,24 +1,26 @@
 //! `TokenService`: what workers call.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use tokio_stream::Stream;
+use spiffe::SpiffeId;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{caller, deny, fields::Fields, within};
+use super::{caller, deny, fields::Fields, watch::TokenStream, within};
 use crate::{
     authz::{Action, Policy},
     clock::Clock,
     hex::Hex,
     pb::v1::{
         ErrorReason, GetTokenRequest, GetTokenResponse, ReportTokenRequest, ReportTokenResponse,
-        WatchTokenRequest, WatchTokenResponse, token_service_server,
+        WatchTokenRequest, token_service_server,
     },
     token::{Token, TokenKey, cache::TokenCache},
 };
 
 /// Hands out tokens.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TokenService {
     /// What callers may do.
     pub policy: Arc<Policy>,
@@ -30,10 +32,18 @@ pub struct TokenService {
     pub margin: Duration,
     /// How long a call may take.
     pub call_timeout: Duration,
+    /// A place for each stream of tokens that there may be.
+    pub streams: Arc<Semaphore>,
+    /// Ends the streams.
+    pub stop: CancellationToken,
 }
 
-/// Tokens as they come, until there will be no more.
-type TokenStream = Pin<Box<dyn Stream<Item = Result<WatchTokenResponse, Status>> + Send>>;
+/// Who asks for which token.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) caller: SpiffeId,
+    pub(super) key: TokenKey,
+}
 
 #[async_trait]
 impl token_service_server::TokenService for TokenService {
@@ -44,24 +54,23 @@ impl token_service_server::TokenService for TokenService {
         let caller = caller(&request)?;
         let request = request.into_inner();
         let mut fields = Fields::default();
-        let organization = fields.organization_id(&request.organization_id);
-        let resource = fields.resource(request.resource, &request.sharepoint_host);
+        let key = fields.token_key(
+            &request.organization_id,
+            request.resource,
+            &request.sharepoint_host,
+        );
         let needed = fields.min_remaining(request.min_remaining, self.margin);
-        let (Some(organization), Some(resource), Some(needed), true) =
-            (organization, resource, needed, fields.is_clean())
+        let lane = fields.lane(request.purpose);
+        let (Some(key), Some(needed), Some(lane), true) = (key, needed, lane, fields.is_clean())
         else {
-            return Err(fields.refused());
+            return Err(fields.into_status());
         };
-        let allowed = self.policy.check_token(&caller, &organization, &resource);
-        allowed.map_err(|denied| deny(&caller, Action::GetToken, Some(&organization), denied))?;
-        let key = TokenKey {
-            organization,
-            resource,
-        };
+        let asked = Asked { caller, key };
+        self.allow(&asked)?;
         let token = within(
             self.call_timeout,
             ErrorReason::IdpUnreachable,
-            self.tokens.token(&key, needed),
+            self.tokens.token(&asked.key, needed, lane),
         )
         .await??;
         Ok(Response::new(self.message(&token)))
@@ -71,21 +80,28 @@ impl token_service_server::TokenService for TokenService {
 
     async fn watch_token(
         &self,
-        _: Request<WatchTokenRequest>,
+        request: Request<WatchTokenRequest>,
     ) -> Result<Response<TokenStream>, Status> {
-        Err(Status::unimplemented("comes next"))
+        self.follow(request)
     }
 
     async fn report_token(
         &self,
-        _: Request<ReportTokenRequest>,
+        request: Request<ReportTokenRequest>,
     ) -> Result<Response<ReportTokenResponse>, Status> {
-        Err(Status::unimplemented("comes next"))
+        self.judge(request)
     }
 }
 
 impl TokenService {
-    fn message(&self, token: &Token) -> GetTokenResponse {
+    /// Whether the policy lets the caller have the token.
+    pub(super) fn allow(&self, Asked { caller, key }: &Asked) -> Result<(), Status> {
+        let (organization, resource) = (&key.organization, &key.resource);
+        let allowed = self.policy.check_token(caller, organization, resource);
+        allowed.map_err(|denied| deny(caller, Action::GetToken, Some(organization), denied))
+    }
+
+    pub(super) fn message(&self, token: &Token) -> GetTokenResponse {
         GetTokenResponse {
             // Exposed: handing it to an authorized caller is what it is for.
             access_token: token.access_token.expose().to_owned(),

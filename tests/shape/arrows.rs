@@ -40,7 +40,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("store", "config"),
     ("telemetry", "config"),
     ("tls", "config private_file"),
-    ("token", "credential entra organization secret vault"),
+    ("token", "clock credential entra organization secret vault"),
     (
         "vault",
         "credential hex kek organization sealed secret store",

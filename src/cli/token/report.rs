@@ -117,6 +117,7 @@ fn view(verdict: &Verdict) -> VerdictView<'_> {
             roles: present,
             ..plain("roles-present")
         },
+        Verdict::RolesUnknown => plain("roles-unknown"),
     }
 }
 

@@ -87,6 +87,12 @@ async fn a_verdict_says_what_to_do_and_which_token_comes_next() {
         ),
         (v1::Verdict::RolesMissing, Refusal::Forbidden, missing, true),
         (
+            v1::Verdict::RolesUnknown,
+            Refusal::Forbidden,
+            Verdict::RolesUnknown,
+            false,
+        ),
+        (
             v1::Verdict::RolesPresent,
             Refusal::Forbidden,
             all_there,

@@ -1,0 +1,80 @@
+//! When tokens are renewed: a pure function of their life, and the task that obeys it.
+//!
+//! Of 15,000 tokens that were all got at once, as after a cold start, the renewals must not come at
+//! once: each is due at a random moment around the middle of its life.
+
+use std::time::Duration;
+
+use tokio::{sync::mpsc, time::Instant};
+use tokio_stream::StreamExt as _;
+use tokio_util::time::DelayQueue;
+
+use super::{TokenKey, cache::TokenCache};
+
+/// Lives in which nobody asked for a token, after which it is no longer renewed.
+const IDLE_LIVES: u32 = 2;
+/// How long a key without a token is retried without being asked.
+const INTEREST: Duration = Duration::from_secs(3600);
+
+/// When a token should be renewed, counted from when it was asked for: what Entra advises, else half
+/// of its life, less or more by up to two fifths, as `jitter` (0 to 1) says. By jitter alone it never
+/// gets into the last tenth of its life, which is left for retrying.
+pub(super) fn after(life: Duration, advised: Option<Duration>, jitter: f64) -> Duration {
+    let around = advised.unwrap_or(life / 2);
+    let latest = around.max(life.mul_f64(0.9));
+    around.mul_f64(0.6 + 0.8 * jitter).min(latest)
+}
+
+/// Whether nobody is interested in a token of this life any more.
+pub(super) fn is_idle(life: Option<Duration>, asked_at: Instant, now: Instant) -> bool {
+    let interest = life.map_or(INTEREST, |life| life * IDLE_LIVES);
+    now.saturating_duration_since(asked_at) > interest
+}
+
+/// Tells the task when to look at which key. Entries are hints: the slot itself knows what is due. A
+/// slot has one for each time that it landed and not more, so their number is bounded by the slots'.
+#[derive(Clone, Debug)]
+pub(super) struct Schedule(mpsc::UnboundedSender<(TokenKey, Instant)>);
+
+type Entries = mpsc::UnboundedReceiver<(TokenKey, Instant)>;
+
+impl Schedule {
+    pub(super) fn new() -> (Self, Entries) {
+        let (sender, entries) = mpsc::unbounded_channel();
+        (Self(sender), entries)
+    }
+
+    /// Has the key looked at then.
+    pub(super) fn at(&self, key: &TokenKey, when: Instant) {
+        // Nobody takes it once the broker stops.
+        let _ = self.0.send((key.clone(), when));
+    }
+}
+
+/// The work of renewing: without it, tokens are renewed only when somebody asks for them.
+#[derive(Debug)]
+pub struct Renewals {
+    cache: TokenCache,
+    entries: Entries,
+}
+
+impl Renewals {
+    pub(super) fn new(cache: TokenCache, entries: Entries) -> Self {
+        Self { cache, entries }
+    }
+
+    /// Renews what is due, for ever.
+    pub async fn run(mut self) {
+        let mut due = DelayQueue::new();
+        let mut recovered = self.cache.0.outage.recovered();
+        loop {
+            tokio::select! {
+                Some((key, when)) = self.entries.recv() => {
+                    due.insert_at(key, when);
+                }
+                Some(expired) = due.next() => self.cache.look_after(expired.get_ref()),
+                Ok(()) = recovered.changed() => self.cache.retry_failed(),
+            }
+        }
+    }
+}
