@@ -23,6 +23,10 @@ const PAUSE_MIN: Duration = Duration::from_secs(1);
 /// Longest time between two requests for a token that is due, while they fail, before jitter.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
+/// How long the broker is given to get another token, while the one that is held is good for
+/// something.
+pub(super) const RENEWAL: Duration = Duration::from_secs(5);
+
 /// What a caller asks for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted<'a> {
@@ -69,6 +73,8 @@ struct Held {
     token: Arc<Token>,
     /// The most life that was wanted of it. If it has less, there was none with more.
     asked: Duration,
+    /// When to ask for the next one.
+    refresh_at: Instant,
 }
 
 /// What memory has to say.
@@ -221,7 +227,7 @@ impl Slot {
         let Some((held, remaining)) = self.valid(now) else {
             return Found::Nothing;
         };
-        let is_due = now >= held.token.life.refresh_at;
+        let is_due = now >= held.refresh_at;
         let may_ask = now >= self.ask_after;
         let is_longest = needed <= held.asked && !(is_due && may_ask);
         if remaining < needed && !is_longest && now >= self.lenient_until {
@@ -251,11 +257,13 @@ impl Slot {
             // The same token again, with its life measured anew, is the same token.
             Some(held) if held.token.fingerprint == token.fingerprint => {
                 held.asked = held.asked.max(asked);
+                held.refresh_at = held.token.life.refresh_at;
             }
             held => {
                 *held = Some(Held {
                     token: Arc::clone(token),
                     asked,
+                    refresh_at: token.life.refresh_at,
                 });
             }
         }
@@ -294,6 +302,14 @@ impl Slot {
     pub(super) fn accept(&mut self, fingerprint: &str) {
         if self.refused.as_deref() == Some(fingerprint) {
             self.refused = None;
+        }
+    }
+
+    /// Has a token that stays in use replaced soon: the broker asks for another one just now.
+    pub(super) fn renew(&mut self, fingerprint: &str, now: Instant) {
+        let held = self.held.as_mut();
+        if let Some(held) = held.filter(|held| held.token.fingerprint == fingerprint) {
+            held.refresh_at = held.refresh_at.min(now + RENEWAL);
         }
     }
 

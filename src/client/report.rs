@@ -39,7 +39,8 @@ pub enum Verdict {
         retry_after: Duration,
     },
     /// The token lacks roles that backup and restore need. An administrator of the tenant has to
-    /// consent to them. In case that was done since, another token is being asked for.
+    /// consent to them. In case that was done since, another token is being asked for, which
+    /// comes within seconds; this one stays in use until then.
     RolesMissing {
         /// Names of the application permissions that are missing, as `Mail.ReadWrite`.
         missing: Vec<String>,
@@ -75,14 +76,6 @@ impl Refusal {
 }
 
 impl Verdict {
-    /// Whether the token that the report was about is not to be used on.
-    fn is_end_of_token(&self) -> bool {
-        match self {
-            Self::Replaced | Self::AlreadyReplaced | Self::RolesMissing { .. } => true,
-            Self::TooSoon { .. } | Self::RolesPresent { .. } | Self::RolesUnknown => false,
-        }
-    }
-
     fn from_response(response: ReportTokenResponse) -> Result<Self, Error> {
         let unknown = || Error::incomplete_answer("verdict");
         let verdict = v1::Verdict::try_from(response.verdict).map_err(|_| unknown())?;
@@ -125,7 +118,8 @@ pub(super) async fn report(
     let outcome = call(shared, key, fingerprint, refusal).await;
     if let Some(slot) = shared.slots().known_mut(key) {
         match &outcome {
-            Ok(verdict) if verdict.is_end_of_token() => slot.refuse(fingerprint),
+            Ok(Verdict::Replaced | Verdict::AlreadyReplaced) => slot.refuse(fingerprint),
+            Ok(Verdict::RolesMissing { .. }) => slot.renew(fingerprint, Instant::now()),
             // The broker will give it again: not to keep it then would be a call for each use.
             Ok(_) | Err(_) => slot.accept(fingerprint),
         }

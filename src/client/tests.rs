@@ -14,6 +14,8 @@ mod report;
 #[cfg(feature = "server")]
 mod retry;
 #[cfg(feature = "server")]
+mod schedule;
+#[cfg(feature = "server")]
 mod watch;
 
 #[test]

@@ -155,6 +155,9 @@ pub(crate) mod tests {
         Token::from_response(key, response, &broker)
     }
 
+    /// Takes something out of an answer.
+    type Break = fn(&mut GetTokenResponse);
+
     fn at(seconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
     }
@@ -185,7 +188,7 @@ pub(crate) mod tests {
 
     #[test]
     fn an_answer_without_token_or_times_is_an_error() {
-        let broken: [(&str, fn(&mut GetTokenResponse)); 3] = [
+        let broken: [(&str, Break); 3] = [
             ("access_token", |answer| answer.access_token.clear()),
             ("expire_time", |answer| answer.expire_time = None),
             ("refresh_time", |answer| answer.refresh_time = None),

@@ -11,6 +11,7 @@ mod kill;
 mod program;
 mod secrecy;
 mod site;
+mod tokens;
 
 /// Whether there is time for the long form of a test.
 #[expect(

@@ -160,6 +160,11 @@ impl Broker {
             .add_permits(Semaphore::MAX_PERMITS - self.gate.available_permits());
     }
 
+    /// What its clock shows.
+    pub(super) fn now(&self) -> SystemTime {
+        self.clock.now()
+    }
+
     /// How often it was asked for a token.
     pub(super) fn asked(&self) -> usize {
         self.requests.lock().expect("no panic").len()

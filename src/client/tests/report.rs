@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::broker::{Answer, Broker, fingerprint, number, settle};
 use crate::{
-    client::{ClaimsChallenge, Client, Refusal, Token, TokenOptions, Verdict},
+    client::{ClaimsChallenge, Client, Refusal, Token, TokenOptions, Verdict, cache::RENEWAL},
     pb::v1::{self, ReportTokenResponse, Resource},
 };
 
@@ -85,7 +85,12 @@ async fn a_verdict_says_what_to_do_and_which_token_comes_next() {
             Verdict::AlreadyReplaced,
             true,
         ),
-        (v1::Verdict::RolesMissing, Refusal::Forbidden, missing, true),
+        (
+            v1::Verdict::RolesMissing,
+            Refusal::Forbidden,
+            missing,
+            false,
+        ),
         (
             v1::Verdict::RolesUnknown,
             Refusal::Forbidden,
@@ -178,4 +183,19 @@ async fn a_fingerprint_is_enough_for_a_report() {
     assert!(this.await.is_ok());
     number(&client).await;
     assert_eq!(broker.asked(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_lacks_roles_is_used_on_until_there_is_another() {
+    let (broker, client) = Broker::start().await;
+    broker.answers([Answer::Token(1), Answer::Token(2)]);
+    let token = token(&client).await;
+    say(&broker, v1::Verdict::RolesMissing);
+    let verdict = client.report(&token, Refusal::Forbidden).await;
+    assert!(matches!(verdict, Ok(Verdict::RolesMissing { .. })));
+    assert_eq!(number(&client).await, 1);
+    tokio::time::advance(RENEWAL).await;
+    assert_eq!(number(&client).await, 1);
+    settle().await;
+    assert_eq!(number(&client).await, 2);
 }
