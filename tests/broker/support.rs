@@ -4,7 +4,6 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -269,24 +268,6 @@ pub(crate) async fn token(
     let mut worker = worker.clone();
     let answer = worker.get_token(request::token(id, resource)).await?;
     Ok(answer.into_inner())
-}
-
-/// Asks for a token until there is one: a failure is remembered for a moment. Fails if that is not over
-/// in time.
-pub(crate) async fn token_in_time(
-    worker: &Tokens,
-    id: &str,
-    resource: v1::Resource,
-) -> v1::GetTokenResponse {
-    let asking = async {
-        loop {
-            if let Ok(token) = token(worker, id, resource).await {
-                break token;
-            }
-        }
-    };
-    let asked = tokio::time::timeout(Duration::from_secs(10), asking).await;
-    asked.expect("a token within ten seconds")
 }
 
 /// The reason of an error of the broker.

@@ -69,12 +69,6 @@ impl Setup {
         self
     }
 
-    /// Adds lines to `[server]`.
-    pub(crate) fn server(mut self, lines: &str) -> Self {
-        self.server = lines.into();
-        self
-    }
-
     /// Lets a refusal be due to a change of the credential for so long. Otherwise none is.
     pub(crate) fn propagation(mut self, seconds: u16) -> Self {
         self.propagation_seconds = seconds;
