@@ -39,7 +39,10 @@ use crate::{
         token_service::TokenService,
     },
     store, telemetry, tls,
-    token::{cache::TokenCache, mint::Mint},
+    token::{
+        cache::{self, TokenCache},
+        mint::Mint,
+    },
     vault::{self, Vault},
 };
 
@@ -139,8 +142,11 @@ impl Broker {
         let store = store::open(&config.store).await?;
         let vault = Arc::new(Vault::open(store, keys).await?);
         let mint = Mint::new(vault.clone(), entra.clone(), clock, fastrand::f64);
-        let slots_max = config.tokens.slots_max();
-        let (tokens, renewals) = TokenCache::new(mint, outage, slots_max, tasks.clone());
+        let kept = cache::Limits {
+            slots_max: config.tokens.slots_max(),
+            propagation: config.entra.propagation(),
+        };
+        let (tokens, renewals) = TokenCache::new(mint, outage, kept, tasks.clone());
         start_sweeping(tokens.clone(), vault.clone(), clock, &tasks, &end);
         let ending = end.clone();
         tasks.spawn(async move { ending.run_until_cancelled(renewals.run()).await });

@@ -32,20 +32,6 @@ pub fn digits<'a>(bytes: &[u8], text: &'a mut [u8; 64]) -> &'a str {
     std::str::from_utf8(&text[..written]).expect("hex digits are ASCII")
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_byte_is_two_digits_however_many_there_are() {
-        let bytes: Vec<u8> = (0..=255).collect();
-        let expected: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        for length in [0, 1, 31, 32, 33, 64, 256] {
-            assert_eq!(Hex(&bytes[..length]).to_string(), expected[..2 * length]);
-        }
-    }
-}
-
 /// The 32 bytes of 64 hex digits, `None` for any other text.
 #[must_use]
 pub fn parse(text: &str) -> Option<[u8; 32]> {
@@ -64,6 +50,15 @@ pub fn parse(text: &str) -> Option<[u8; 32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_byte_is_two_digits_however_many_there_are() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        let expected: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        for length in [0, 1, 31, 32, 33, 64, 256] {
+            assert_eq!(Hex(&bytes[..length]).to_string(), expected[..2 * length]);
+        }
+    }
 
     #[test]
     fn digits_come_back_as_the_bytes_they_were() {

@@ -70,7 +70,7 @@ pub mod authz;
 pub mod cli;
 #[cfg(feature = "client")]
 pub mod client;
-#[cfg(feature = "server")]
+#[cfg(any(feature = "client", feature = "server"))]
 pub mod clock;
 #[cfg(feature = "server")]
 pub mod config;

@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::{
     Failure,
-    load::{self, Answer, Calls, Target},
+    call::{Answer, Calls, Protocol, Target, once},
     program::Program,
     site::{CLIENT_SECRET, Site, Store},
 };
@@ -50,7 +50,7 @@ pub(crate) struct Organization {
 
 impl Broker {
     pub(crate) fn start(site: &Site, name: &str, store: Store) -> Result<Self, Failure> {
-        let (program, address) = Program::start(site.broker(name, store)?, serving_address)?;
+        let (program, address) = Program::start(site.broker(name, store)?, "", serving_address)?;
         let connection = format!(
             "endpoint = \"https://{address}\"\nca_file = \"ca.pem\"\n\
              certificate_file = \"admin.crt\"\nkey_file = \"admin.key\"\n"
@@ -74,7 +74,8 @@ impl Broker {
         let connection = site.path(&format!("{}-admin.toml", self.name));
         let operator = Operator::connect(&ConnectionConfig::load(connection)?).await?;
         let mut registrations = JoinSet::new();
-        for number in 0..count {
+        let first = self.organizations.len();
+        for number in first..first + count {
             if registrations.len() == REGISTRATIONS {
                 self.organizations.extend(next(&mut registrations).await?);
             }
@@ -106,8 +107,13 @@ impl Broker {
         Ok(())
     }
 
-    /// Calls for the Graph tokens of organizations.
-    pub(crate) fn target(&self, site: &Site, organizations: &[Organization]) -> Target {
+    /// Calls for tokens of organizations.
+    pub(crate) fn target(
+        &self,
+        site: &Site,
+        organizations: &[Organization],
+        resource: Resource,
+    ) -> Target {
         let ids = organizations
             .iter()
             .map(|organization| organization.id.as_str());
@@ -116,7 +122,8 @@ impl Broker {
             process: self.program.id(),
             address: self.address,
             tls: site.worker.clone(),
-            calls: Arc::new(get_token(ids, Resource::Graph)),
+            protocol: Protocol::Http2,
+            calls: Arc::new(get_token(ids, resource)),
         }
     }
 }
@@ -131,7 +138,7 @@ async fn next(
 }
 
 /// Calls of `GetToken`.
-pub(crate) fn get_token<'a>(ids: impl Iterator<Item = &'a str>, resource: Resource) -> Calls {
+fn get_token<'a>(ids: impl Iterator<Item = &'a str>, resource: Resource) -> Calls {
     let body = |id: &str| {
         frame(&GetTokenRequest {
             organization_id: id.to_owned(),
@@ -139,11 +146,7 @@ pub(crate) fn get_token<'a>(ids: impl Iterator<Item = &'a str>, resource: Resour
             ..Default::default()
         })
     };
-    let head = Request::post("https://localhost/kodo.broker.v1.TokenService/GetToken")
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .body(())
-        .expect("a proper request");
+    let head = grpc("kodo.broker.v1.TokenService/GetToken");
     Calls {
         head,
         bodies: ids.map(body).collect(),
@@ -154,10 +157,7 @@ pub(crate) fn get_token<'a>(ids: impl Iterator<Item = &'a str>, resource: Resour
 
 /// Asks once, and looks at the answer more closely than the load does.
 pub(crate) async fn probe(target: &Target) -> Result<GetTokenResponse, Failure> {
-    let mut connections = JoinSet::new();
-    let mut sender = load::connect(target, &mut connections).await?;
-    let body = target.calls.bodies[0].clone();
-    let answer = load::call(&mut sender, &target.calls, body).await?;
+    let answer = once(target).await?;
     let answer = GetTokenResponse::decode(answer.slice(5..))?;
     let length = answer.access_token.len();
     if !TOKEN_BYTES.contains(&length) {
@@ -166,8 +166,17 @@ pub(crate) async fn probe(target: &Target) -> Result<GetTokenResponse, Failure> 
     Ok(answer)
 }
 
+/// The head of a call of a gRPC method.
+pub(crate) fn grpc(method: &str) -> Request<()> {
+    Request::post(format!("https://localhost/{method}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(())
+        .expect("a method is a path")
+}
+
 /// A message as gRPC puts it into a body.
-fn frame(message: &impl Message) -> Bytes {
+pub(crate) fn frame(message: &impl Message) -> Bytes {
     let length = message.encoded_len();
     let mut body = BytesMut::with_capacity(5 + length);
     body.put_u8(0);

@@ -3,7 +3,8 @@
 
 use crate::{
     Failure,
-    load::{self, Load, Sample, Target, Timing},
+    call::Target,
+    load::{self, Load, Sample, Timing},
 };
 
 /// What was measured of one server, round by round.

@@ -2,13 +2,15 @@
 
 use std::process::Command;
 
+use kodo_broker::pb::v1::Resource;
 use prost::Message as _;
 
 use crate::{
     Failure,
     broker::{self, Broker},
+    call::Target,
     compare::{Rounds, interleaved},
-    load::{Load, Target},
+    load::Load,
     program::Program,
     site::{Site, Store},
     stock,
@@ -43,7 +45,7 @@ const LOADS: [Load; 5] = [
 pub(crate) async fn measure(site: &Site, rounds: Rounds) -> Result<(), Failure> {
     let mut broker = Broker::start(site, "broker", Store::Memory)?;
     broker.register(site, ORGANIZATIONS).await?;
-    let target = broker.target(site, broker.organizations());
+    let target = broker.target(site, broker.organizations(), Resource::Graph);
     let (_stock, stock) = start_stock(site, &target).await?;
 
     let mut figures = Table::new(
@@ -75,7 +77,10 @@ pub(crate) async fn measure(site: &Site, rounds: Rounds) -> Result<(), Failure> 
 }
 
 /// The server that answers as the broker did once.
-async fn start_stock(site: &Site, broker: &Target) -> Result<(Program, Target), Failure> {
+pub(crate) async fn start_stock(
+    site: &Site,
+    broker: &Target,
+) -> Result<(Program, Target), Failure> {
     let answer = broker::probe(broker).await?;
     println!(
         "- tokens of {} bytes, answers of {} bytes",
@@ -85,7 +90,7 @@ async fn start_stock(site: &Site, broker: &Target) -> Result<(Program, Target), 
     site.write(stock::ANSWER, answer.encode_to_vec())?;
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("--serve-stock").arg(site.folder());
-    let (program, address) = Program::start(command, |line| {
+    let (program, address) = Program::start(command, "", |line| {
         line.strip_prefix(stock::SERVING)?.parse().ok()
     })?;
     let target = Target {

@@ -1,63 +1,28 @@
-//! A closed loop of calls over HTTP/2, on one thread: so many connections, so many calls in flight,
+//! A closed loop of calls, on one thread: so many connections, so many calls in flight,
 //! and the next one as soon as one is answered. Every answer is checked.
 
 use std::{
     cell::{Cell, RefCell},
-    net::SocketAddr,
     ops::RangeInclusive,
     rc::Rc,
     sync::Arc,
     time::Duration,
 };
 
-use h2::{RecvStream, client::SendRequest};
 use hdrhistogram::Histogram;
-use http::{HeaderMap, Request, StatusCode};
-use prost::bytes::Bytes;
-use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
-    net::TcpStream,
     task::{JoinSet, LocalSet},
     time::{Instant, sleep, timeout},
 };
-use tokio_rustls::TlsConnector;
 
-use crate::{Failure, cpu};
+use crate::{
+    Failure,
+    call::{Calls, PATIENCE, Protocol, Sender, Target, connect},
+    cpu,
+};
 
-/// Windows as tonic's client has them; answers never fill them.
-const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 5 * 1024 * 1024;
-/// Whatever takes longer has gone wrong.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Shortest and longest latency that is told apart, in nanoseconds.
-const LATENCY: RangeInclusive<u64> = 1_000..=60_000_000_000;
-
-/// A server that is asked, and what it is asked.
-#[derive(Clone, Debug)]
-pub(crate) struct Target {
-    pub(crate) name: String,
-    pub(crate) process: u32,
-    pub(crate) address: SocketAddr,
-    pub(crate) tls: Arc<ClientConfig>,
-    pub(crate) calls: Arc<Calls>,
-}
-
-/// The calls, of which each is chosen at random, and what an answer must be.
-#[derive(Debug)]
-pub(crate) struct Calls {
-    pub(crate) head: Request<()>,
-    pub(crate) bodies: Vec<Bytes>,
-    pub(crate) answer: Answer,
-}
-
-/// What an answer must be. The length is that of the body.
-#[derive(Clone, Debug)]
-pub(crate) enum Answer {
-    /// One message, and `grpc-status: 0`.
-    Grpc(RangeInclusive<usize>),
-    /// Status 200.
-    Http(RangeInclusive<usize>),
-}
+/// Shortest and longest latency that is told apart.
+const LATENCY_NS: RangeInclusive<u64> = 1_000..=60_000_000_000;
 
 /// How many connections, and how many calls in flight over all of them together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,8 +71,8 @@ pub(crate) fn run(target: &Target, load: Load, timing: Timing) -> Result<Sample,
 async fn round(target: &Target, load: Load, timing: Timing) -> Result<Sample, Failure> {
     let tally = Rc::new(Tally {
         latencies: RefCell::new(Histogram::new_with_bounds(
-            *LATENCY.start(),
-            *LATENCY.end(),
+            *LATENCY_NS.start(),
+            *LATENCY_NS.end(),
             3,
         )?),
         stopped: Cell::new(false),
@@ -115,14 +80,10 @@ async fn round(target: &Target, load: Load, timing: Timing) -> Result<Sample, Fa
     // Connections end when these are dropped.
     let mut connections = JoinSet::new();
     let mut callers = JoinSet::new();
-    for number in 0..load.connections {
-        let sender = connect(target, &mut connections).await?;
-        let first = number * load.in_flight / load.connections;
-        let behind = (number + 1) * load.in_flight / load.connections;
-        for caller in first..behind {
-            let (sender, calls, tally) = (sender.clone(), target.calls.clone(), tally.clone());
-            callers.spawn_local(call_until_stopped(sender, calls, tally, caller));
-        }
+    let senders = senders(target, load, &mut connections).await?;
+    for (number, sender) in senders.into_iter().enumerate() {
+        let (calls, tally) = (target.calls.clone(), tally.clone());
+        callers.spawn_local(call_until_stopped(sender, calls, tally, number));
     }
     let (server, own) = (
         cpu::Clock::of(target.process)?,
@@ -181,6 +142,26 @@ fn sample(
     })
 }
 
+/// A sender for each call in flight.
+async fn senders(
+    target: &Target,
+    load: Load,
+    connections: &mut JoinSet<()>,
+) -> Result<Vec<Sender>, Failure> {
+    let connected = match target.protocol {
+        Protocol::Http2 => load.connections,
+        Protocol::Http1 => load.in_flight,
+    };
+    let mut senders = Vec::new();
+    for _ in 0..connected {
+        senders.push(connect(target, connections).await?);
+    }
+    for number in connected..load.in_flight {
+        senders.extend(senders[number % connected].share());
+    }
+    Ok(senders)
+}
+
 /// Waits; a caller that ends before it is told to has failed.
 async fn undisturbed(
     time: Duration,
@@ -195,34 +176,8 @@ async fn undisturbed(
     }
 }
 
-/// Opens a connection. Its task is in `connections`.
-pub(crate) async fn connect(
-    target: &Target,
-    connections: &mut JoinSet<()>,
-) -> Result<SendRequest<Bytes>, Failure> {
-    let opening = async {
-        let stream = TcpStream::connect(target.address).await?;
-        stream.set_nodelay(true)?;
-        let name = ServerName::from(target.address.ip());
-        let tls = TlsConnector::from(target.tls.clone());
-        let stream = tls.connect(name, stream).await?;
-        let (sender, connection) = h2::client::Builder::new()
-            .initial_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .handshake(stream)
-            .await?;
-        Ok::<_, Failure>((sender, connection))
-    };
-    let (sender, connection) = timeout(PATIENCE, opening).await??;
-    connections.spawn(async move {
-        // If it breaks, the calls over it fail, and they tell.
-        let _ = connection.await;
-    });
-    Ok(sender)
-}
-
 async fn call_until_stopped(
-    mut sender: SendRequest<Bytes>,
+    mut sender: Sender,
     calls: Arc<Calls>,
     tally: Rc<Tally>,
     number: usize,
@@ -231,80 +186,11 @@ async fn call_until_stopped(
     while !tally.stopped.get() {
         let body = calls.bodies[chance.below(calls.bodies.len())].clone();
         let began = Instant::now();
-        call(&mut sender, &calls, body).await?;
+        sender.call(&calls, body).await?;
         let nanoseconds = u64::try_from(began.elapsed().as_nanos())?;
         tally.latencies.borrow_mut().record(nanoseconds)?;
     }
     Ok(())
-}
-
-/// One call, checked. Returns the body of the answer's last frame.
-pub(crate) async fn call(
-    sender: &mut SendRequest<Bytes>,
-    calls: &Calls,
-    body: Bytes,
-) -> Result<Bytes, Failure> {
-    std::future::poll_fn(|context| sender.poll_ready(context)).await?;
-    let (answer, mut request) = sender.send_request(calls.head.clone(), body.is_empty())?;
-    if !body.is_empty() {
-        request.send_data(body, true)?;
-    }
-    let (head, body) = answer.await?.into_parts();
-    let (body, trailers) = read(body).await?;
-    if head.status != StatusCode::OK {
-        return Err(format!("status {}: {}", head.status, body.escape_ascii()).into());
-    }
-    match &calls.answer {
-        Answer::Http(length) => check_length(&body, length)?,
-        Answer::Grpc(length) => {
-            check_status(&head.headers, &trailers)?;
-            check_length(&body, length)?;
-            check_frame(&body)?;
-        }
-    }
-    Ok(body)
-}
-
-async fn read(mut stream: RecvStream) -> Result<(Bytes, HeaderMap), Failure> {
-    let mut body = Bytes::new();
-    while let Some(part) = stream.data().await {
-        let part = part?;
-        stream.flow_control().release_capacity(part.len())?;
-        // Nearly always there is one part, which need not be copied.
-        body = if body.is_empty() {
-            part
-        } else {
-            [body, part].concat().into()
-        };
-    }
-    let trailers = stream.trailers().await?.unwrap_or_default();
-    Ok((body, trailers))
-}
-
-fn check_status(headers: &HeaderMap, trailers: &HeaderMap) -> Result<(), Failure> {
-    // An answer without a message has its status in the headers.
-    let field = |name| trailers.get(name).or_else(|| headers.get(name));
-    match field("grpc-status") {
-        Some(status) if status == "0" => Ok(()),
-        status => Err(format!("grpc-status {status:?}, {:?}", field("grpc-message")).into()),
-    }
-}
-
-fn check_length(body: &Bytes, length: &RangeInclusive<usize>) -> Result<(), Failure> {
-    if length.contains(&body.len()) {
-        return Ok(());
-    }
-    Err(format!("the answer has {} bytes, not {length:?}", body.len()).into())
-}
-
-/// A gRPC body of one message that is not compressed.
-fn check_frame(body: &Bytes) -> Result<(), Failure> {
-    let length = body.get(1..5).and_then(|bytes| bytes.try_into().ok());
-    let length = length.map(u32::from_be_bytes).map(usize::try_from);
-    match (body.first(), length) {
-        (Some(0), Some(Ok(length))) if length == body.len() - 5 && length > 0 => Ok(()),
-        _ => Err("the answer is not one message".into()),
-    }
 }
 
 /// Cheap numbers without a pattern (xorshift64).

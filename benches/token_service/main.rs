@@ -12,10 +12,14 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use clap::{Parser, ValueEnum};
 
 mod broker;
+mod call;
 mod compare;
 mod cpu;
 mod floor;
+mod growth;
 mod load;
+mod neighbours;
+mod peers;
 mod program;
 mod site;
 mod stock;
@@ -32,7 +36,7 @@ pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug, Parser)]
 struct Options {
     /// Tables to print.
-    #[arg(value_enum, default_values_t = [What::Floor])]
+    #[arg(value_enum, default_values_t = [What::Floor, What::Growth, What::Neighbours])]
     what: Vec<What>,
     /// Rounds of each comparison, at least 7.
     #[arg(long, default_value_t = 11, value_parser = clap::value_parser!(u16).range(7..=999))]
@@ -40,6 +44,9 @@ struct Options {
     /// Milliseconds that one server is measured for in a round.
     #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u64).range(100..=10_000))]
     round_ms: u64,
+    /// Organizations in the brokers of the growth table.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 1_000, 100_000])]
+    sizes: Vec<usize>,
     /// Serves the bare tonic server with the files of this folder: the benchmark calls itself so.
     #[arg(long, hide = true)]
     serve_stock: Option<PathBuf>,
@@ -52,6 +59,12 @@ struct Options {
 enum What {
     /// The broker against a bare tonic server.
     Floor,
+    /// The broker with few and with many organizations, and its memory.
+    Growth,
+    /// The broker while tenants of others hang or are throttled.
+    Neighbours,
+    /// The broker against OpenBao, etcd, oidc-provider and MSAL.
+    Peers,
 }
 
 fn main() -> ExitCode {
@@ -83,6 +96,9 @@ async fn measure(options: &Options) -> Result<(), Failure> {
     for what in &options.what {
         match what {
             What::Floor => floor::measure(&site, rounds).await?,
+            What::Growth => growth::measure(&site, &options.sizes, rounds).await?,
+            What::Neighbours => neighbours::measure(&site, rounds).await?,
+            What::Peers => peers::measure(&site, rounds).await?,
         }
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    io::{BufRead as _, BufReader, Read},
+    io::{BufRead as _, BufReader, Read, Write as _},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
@@ -24,14 +24,15 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Starts a program and waits for a line, of standard output or error, of which `find` makes
-    /// something.
+    /// Starts a program, writes this to its standard input, which stays open, and waits for a line, of
+    /// standard output or error, of which `find` makes something.
     pub(crate) fn start<T: Send + 'static>(
         mut command: Command,
+        input: &str,
         find: impl Fn(&str) -> Option<T> + Clone + Send + 'static,
     ) -> Result<(Self, T), Failure> {
         let spawned = command
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn();
@@ -42,6 +43,9 @@ impl Program {
         if let (Some(out), Some(err)) = (out, err) {
             read(out, said.clone(), find.clone(), found.clone());
             read(err, said.clone(), find, found);
+        }
+        if let Some(stdin) = &mut child.stdin {
+            stdin.write_all(input.as_bytes())?;
         }
         let program = Self { child, said };
         match finding.recv_timeout(START) {

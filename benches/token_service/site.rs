@@ -163,8 +163,10 @@ graph_url = "{graph}"
     pub(crate) fn add_tenant(&self, name: &str) -> (Uuid, Uuid) {
         let (id, client_id) = (Uuid::new_v4(), Uuid::new_v4());
         let mut application = Application::new(client_id).with_secret(CLIENT_SECRET);
-        let roles = ROLES.iter().map(ToString::to_string).collect();
-        application.roles.insert(Resource::Graph, roles);
+        for resource in [Resource::Graph, Resource::Exchange] {
+            let roles = ROLES.iter().map(ToString::to_string).collect();
+            application.roles.insert(resource, roles);
+        }
         let mut tenant = Tenant::new(id, name).with(application);
         tenant.token_lifetime = TOKEN_LIFE..=TOKEN_LIFE;
         self.simulator.directory().add_tenant(tenant);
@@ -179,11 +181,10 @@ fn client_config(ca_pem: &str, identity: &Identity) -> Result<Arc<ClientConfig>,
     let chain = CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes())?;
     let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes())?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_client_auth_cert(vec![chain], key)?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(Arc::new(config))
 }
 

@@ -39,7 +39,7 @@ pub(super) struct Inner {
     organizations: papaya::HashMap<OrganizationId, Arc<Organization>>,
     /// Slots of all organizations.
     slots: AtomicUsize,
-    slots_max: usize,
+    pub(super) limits: Limits,
     pub(super) mint: Mint,
     pub(super) outage: Outage,
     schedule: Schedule,
@@ -48,6 +48,15 @@ pub(super) struct Inner {
     /// Where flights run: callers are served by threads that have better things to do than to sign
     /// assertions.
     pub(super) runtime: Handle,
+}
+
+/// What a cache may do.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Tokens in memory.
+    pub slots_max: usize,
+    /// How long after a change of the credential a refusal may be due to it.
+    pub propagation: Duration,
 }
 
 /// The tokens of an organization.
@@ -85,20 +94,20 @@ enum Found {
 }
 
 impl TokenCache {
-    /// An empty cache of at most `slots_max` tokens, and the work of renewing them, which is to be run.
+    /// An empty cache, and the work of renewing them, which is to be run.
     /// Flights run on the runtime that this is called on.
     #[must_use]
     pub fn new(
         mint: Mint,
         outage: Outage,
-        slots_max: usize,
+        limits: Limits,
         flights: TaskTracker,
     ) -> (Self, Renewals) {
         let (schedule, renewals) = Schedule::new();
         let cache = Self(Arc::new(Inner {
             organizations: papaya::HashMap::new(),
             slots: AtomicUsize::new(0),
-            slots_max,
+            limits,
             mint,
             outage,
             schedule,
@@ -399,7 +408,7 @@ impl Inner {
         if tokens.slot(resource).is_some() {
             return Ok(());
         }
-        if self.slots.fetch_add(1, Ordering::Relaxed) >= self.slots_max {
+        if self.slots.fetch_add(1, Ordering::Relaxed) >= self.limits.slots_max {
             self.slots.fetch_sub(1, Ordering::Relaxed);
             return Err(Error::Full);
         }

@@ -3,6 +3,7 @@
 
 mod authorization;
 mod bad_input;
+mod client;
 mod concurrency;
 mod errors;
 mod faults;

@@ -13,7 +13,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("audit", "hex"),
     ("authz", "config organization"),
     ("cli", "client pb"),
-    ("client", "pb secret"),
+    ("client", "clock pb secret"),
     ("clock", ""),
     ("config", "organization"),
     ("credential", "malformed secret"),
@@ -146,7 +146,7 @@ fn client_and_command_line_know_nothing_of_the_server() {
     {
         for other in known.split(' ') {
             assert!(
-                ["client", "pb", "secret"].contains(&other),
+                ["client", "clock", "pb", "secret"].contains(&other),
                 "{room} names {other}"
             );
         }

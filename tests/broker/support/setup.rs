@@ -36,6 +36,7 @@ pub(crate) struct Setup {
     clock: Clock,
     /// Further lines of `[server]`.
     server: String,
+    propagation_seconds: u16,
 }
 
 impl Setup {
@@ -46,6 +47,7 @@ impl Setup {
             config: String::new(),
             clock: Clock::system(),
             server: String::new(),
+            propagation_seconds: 0,
         }
     }
 
@@ -67,9 +69,9 @@ impl Setup {
         self
     }
 
-    /// Adds lines to `[server]`.
-    pub(crate) fn server(mut self, lines: &str) -> Self {
-        self.server = lines.into();
+    /// Lets a refusal be due to a change of the credential for so long. Otherwise none is.
+    pub(crate) fn propagation(mut self, seconds: u16) -> Self {
+        self.propagation_seconds = seconds;
         self
     }
 
@@ -138,12 +140,14 @@ impl Setup {
             graph_url = "{}"
             [entra]
             extra_ca_file = "{at}/ca.pem"
+            propagation_seconds = {}
             {}
             "#,
             self.server,
             pki::TRUST_DOMAIN,
             simulator.authority_url(),
             simulator.graph_url(),
+            self.propagation_seconds,
             self.config,
         );
         Config::parse(&text).expect("a valid configuration")

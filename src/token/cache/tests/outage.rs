@@ -5,11 +5,11 @@ use std::sync::atomic::AtomicBool;
 use tokio::time::sleep;
 
 use super::*;
-use crate::entra::{budget::Limits, paced::Paced};
+use crate::entra::paced::{self, Paced};
 
 const KEYS: usize = 1000;
 const LATENCY: Duration = Duration::from_millis(50);
-const LIMITS: Limits = Limits {
+const LIMITS: paced::Limits = paced::Limits {
     concurrent_max: 64,
     queued_max: 20_000,
 };
@@ -75,7 +75,8 @@ async fn fleet(keys: usize) -> (Arc<Switched>, Fixture, Vec<TokenKey>) {
     let paced = Paced::new(switched.clone(), LIMITS, outage.clone());
     let clock = Clock::starting_at(SystemTime::UNIX_EPOCH + LIFE);
     let mint = Mint::new(fixture.vault.clone(), Arc::new(paced), clock, fastrand::f64);
-    let (cache, renewals) = TokenCache::new(mint, outage, 2 * keys, fixture.flights.clone());
+    let (cache, renewals) =
+        TokenCache::new(mint, outage, limits(2 * keys), fixture.flights.clone());
     fixture.cache = cache;
     fixture.renewals = Mutex::new(Some(renewals));
     let keys = names.iter().map(|name| graph(name)).collect();

@@ -154,7 +154,8 @@ impl World {
 
     fn start(vault: &Arc<Vault>, entra: &Arc<Telling>, clock: Clock) -> TokenCache {
         let mint = Mint::new(vault.clone(), entra.clone(), clock, fastrand::f64);
-        let (cache, renewals) = TokenCache::new(mint, Outage::new(), 100, TaskTracker::new());
+        let (cache, renewals) =
+            TokenCache::new(mint, Outage::new(), limits(100), TaskTracker::new());
         cache.0.runtime.spawn(renewals.run());
         cache
     }
