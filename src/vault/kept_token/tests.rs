@@ -9,6 +9,8 @@ use super::{
 };
 use crate::store::{Entry, Revision, Store, memory::MemoryStore};
 
+mod model;
+
 const MINUTE: Duration = Duration::from_secs(60);
 const TOKEN: &str = "canary.access-token.Zq7";
 
