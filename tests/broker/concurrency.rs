@@ -139,16 +139,15 @@ async fn a_call_that_does_not_finish_does_not_keep_the_broker() {
         .await;
     let worker = fixture.worker();
     let held = fixture.hold(CONTOSO);
-    tokio::select! {
-        outcome = token(&worker, "contoso", Resource::Exchange) => panic!("{outcome:?}"),
-        () = async {
-            held.arrived(1).await;
-            let began = Instant::now();
-            fixture.stop_broker().await;
-            let took = began.elapsed();
-            assert!((1..10).contains(&took.as_secs()), "{took:?}");
-        } => {}
-    }
+    let stopping = async {
+        held.arrived(1).await;
+        let began = Instant::now();
+        fixture.stop_broker().await;
+        began.elapsed()
+    };
+    let (outcome, took) = tokio::join!(token(&worker, "contoso", Resource::Exchange), stopping);
+    outcome.expect_err("it is cut off");
+    assert!((1..10).contains(&took.as_secs()), "{took:?}");
 }
 
 #[tokio::test]

@@ -3,8 +3,10 @@
 
 mod authorization;
 mod bad_input;
+mod client;
 mod concurrency;
 mod errors;
+mod faults;
 mod identity;
 mod main_job;
 mod refusals;

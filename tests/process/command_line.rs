@@ -19,12 +19,12 @@ use crate::{
 
 const SECRET: &str = "Secret~0123456789~abcdefghij";
 
-fn json(text: &str) -> Value {
+pub(crate) fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
 /// Registers an organization with a client secret, in a tenant of the same name.
-fn register(site: &Site, name: &str) -> (uuid::Uuid, uuid::Uuid) {
+pub(crate) fn register(site: &Site, name: &str) -> (uuid::Uuid, uuid::Uuid) {
     let (tenant, client_id) = site.add_tenant(name, |application| application.with_secret(SECRET));
     let file = site.write("secret", format!("{SECRET}\n"));
     let (tenant_text, client_text) = (tenant.to_string(), client_id.to_string());

@@ -12,6 +12,7 @@ mod program;
 mod scale;
 mod secrecy;
 mod site;
+mod tokens;
 
 /// Whether there is time for the long form of a test.
 #[expect(

@@ -3,7 +3,7 @@
 use std::{fs, sync::Arc, time::Duration};
 
 use kodo_broker::{
-    client::{Client, TokenOptions},
+    client::{Client, Token, TokenOptions},
     clock::Clock,
     credential::Credential,
     kek::local::FileKey,
@@ -129,11 +129,11 @@ async fn start_and_ask(site: &Site, number: usize) -> (Serving, Duration) {
     (serving, began.elapsed())
 }
 
-async fn ask(client: &Client, number: usize, resource: v1::Resource) -> AccessToken {
+async fn ask(client: &Client, number: usize, resource: v1::Resource) -> Arc<Token> {
     let token = client
         .token(&id(number), resource, TokenOptions::default())
         .await;
-    token.expect("a token").access_token
+    token.expect("a token")
 }
 
 /// What a stretch of work took, told so that a run shows it.
@@ -190,7 +190,7 @@ async fn a_restart_with_15_000_kept_tokens_asks_entra_for_none() {
                 let token = ask(&client, number, resource).await;
                 // Exposed: they are compared.
                 let by_broker = resource == v1::Resource::Graph && number < ASKED;
-                let is_kept = token.expose() == kept_text(number, audience_url);
+                let is_kept = token.access_token.expose() == kept_text(number, audience_url);
                 assert!(is_kept != by_broker, "{number}");
             }
         })
@@ -200,7 +200,10 @@ async fn a_restart_with_15_000_kept_tokens_asks_entra_for_none() {
     for (number, before) in got.iter().enumerate() {
         let after = ask(&client, number, v1::Resource::Graph).await;
         // Exposed: they are compared.
-        assert!(after.expose() == before.expose(), "{number}");
+        assert!(
+            after.access_token.expose() == before.access_token.expose(),
+            "{number}"
+        );
     }
     assert_eq!(site.simulator.request_count(), ASKED as u64);
     serving.stop();
