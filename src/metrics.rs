@@ -163,8 +163,7 @@ impl fmt::Debug for Reading {
 impl Collector for Reading {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let gauge = ConstGauge::new(i64::try_from((self.read)()).unwrap_or(i64::MAX));
-        let name = format!("{PREFIX}_{}", self.name);
-        let metric = encoder.encode_descriptor(&name, self.help, None, gauge.metric_type())?;
+        let metric = encoder.encode_descriptor(self.name, self.help, None, gauge.metric_type())?;
         gauge.encode(metric)
     }
 }
@@ -175,3 +174,6 @@ fn histogram() -> Histogram {
         0.000_01, 0.000_025, 0.000_1, 0.000_5, 0.0025, 0.01, 0.05, 0.25, 1.0, 5.0, 15.0, 60.0,
     ])
 }
+
+#[cfg(test)]
+mod tests;

@@ -149,6 +149,9 @@ file = "{folder}/policy.toml"
 [kek]
 file = "{folder}/kek"
 
+[audit]
+file = "{folder}/{name}-audit.jsonl"
+
 [entra]
 extra_ca_file = "{folder}/ca.pem"
 

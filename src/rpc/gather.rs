@@ -55,8 +55,8 @@ struct Held<S, G> {
     sent: usize,
     /// Whether bytes have left since the last flush.
     unflushed: bool,
-    /// Whether h2 was told to wait for room.
-    full: bool,
+    /// Whether h2 was told to wait until bytes have left.
+    awaited: bool,
 }
 
 /// A stream in two parts. The lock between them is never contended: one task has both.
@@ -67,7 +67,7 @@ pub(super) fn gather<S, G>(stream: S, gate: G) -> (Gathering<S, G>, Release<S, G
         bytes: Vec::new(),
         sent: 0,
         unflushed: false,
-        full: false,
+        awaited: false,
     }));
     (Gathering(held.clone()), Release(held))
 }
@@ -97,9 +97,9 @@ impl<S: AsyncWrite + Unpin, G: Gate> Release<S, G> {
     fn poll(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut held = lock(&self.0);
         let flushed = ready!(held.poll_flush(cx));
-        if held.full {
-            // There was no room, and now there is: nobody else would tell h2.
-            held.full = false;
+        if held.awaited {
+            // The way has become free since h2 was told to wait: nobody else would tell it.
+            held.awaited = false;
             cx.waker().wake_by_ref();
         }
         Poll::Ready(flushed)
@@ -114,9 +114,9 @@ impl<S: AsyncWrite + Unpin, G: Gate> Held<S, G> {
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         if self.bytes.len() >= HELD_BYTES_MAX {
-            self.full = true;
+            self.awaited = true;
             ready!(self.poll_send(cx))?;
-            self.full = false;
+            self.awaited = false;
         }
         let before = self.bytes.len();
         for part in parts {
@@ -212,7 +212,9 @@ impl<S: AsyncWrite + Unpin, G: Gate> AsyncWrite for Gathering<S, G> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut held = lock(&self.0);
+        held.awaited = true;
         ready!(held.poll_flush(cx))?;
+        held.awaited = false;
         Pin::new(&mut held.stream).poll_shutdown(cx)
     }
 }
@@ -221,3 +223,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A stream that panicked has taken its task with it.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

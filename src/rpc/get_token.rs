@@ -12,7 +12,7 @@ use hyper::{
 use prost::{
     Message as _,
     bytes::{BufMut as _, BytesMut},
-    encoding::{WireType, encode_key, encode_varint, message},
+    encoding::{self, WireType, encode_key, encode_varint},
 };
 use prost_types::Timestamp;
 
@@ -22,10 +22,17 @@ use super::{
     token_service::TokenService,
     unary::{Answer, PREFIX_BYTES, read, response},
 };
-use crate::{clock::Clock, hex, pb::v1::GetTokenRequest, token::Token};
+use crate::{
+    clock::Clock,
+    hex::{self, Hex},
+    pb::v1::{GetTokenRequest, GetTokenResponse},
+    token::Token,
+};
 
 /// The path of the RPC.
 pub(super) const PATH: &str = "/kodo.broker.v1.TokenService/GetToken";
+/// What every token is.
+const TOKEN_TYPE: &str = "Bearer";
 /// Enough for every field but the token, tags and lengths included.
 const OTHER_FIELDS_BYTES: usize = 512;
 
@@ -51,7 +58,22 @@ pub(super) async fn answer(
     })
 }
 
-/// The `GetTokenResponse` with a token, with its prefix. Written from the token itself: to make the
+/// The answer with a token.
+pub(super) fn message(token: &Token, clock: Clock) -> GetTokenResponse {
+    GetTokenResponse {
+        // Exposed: handing it to an authorized caller is what it is for.
+        access_token: token.access_token.expose().to_owned(),
+        token_type: TOKEN_TYPE.to_owned(),
+        expire_time: Some(clock.wall(token.expires_at).into()),
+        refresh_time: Some(clock.wall(token.refresh_at).into()),
+        resource_url: token.audience.url().to_owned(),
+        client_id: token.client_id.to_string(),
+        credential_version: token.credential_version,
+        fingerprint: Hex(&token.fingerprint).to_string(),
+    }
+}
+
+/// The same as bytes, with its prefix. Written from the token itself: to make the
 /// message first would copy every text once more.
 pub(super) fn encoded(token: &Token, clock: Clock) -> Bytes {
     // Exposed: handing it to an authorized caller is what it is for.
@@ -59,9 +81,9 @@ pub(super) fn encoded(token: &Token, clock: Clock) -> Bytes {
     let mut to = BytesMut::with_capacity(access_token.len() + OTHER_FIELDS_BYTES);
     to.put_bytes(0, PREFIX_BYTES);
     put_text(&mut to, 1, access_token);
-    put_text(&mut to, 2, super::token_service::TOKEN_TYPE);
-    message::encode(3, &Timestamp::from(clock.wall(token.expires_at)), &mut to);
-    message::encode(4, &Timestamp::from(clock.wall(token.refresh_at)), &mut to);
+    put_text(&mut to, 2, TOKEN_TYPE);
+    encoding::message::encode(3, &Timestamp::from(clock.wall(token.expires_at)), &mut to);
+    encoding::message::encode(4, &Timestamp::from(clock.wall(token.refresh_at)), &mut to);
     put_text(&mut to, 5, token.audience.url());
     put_text(&mut to, 6, &token.client_id.to_string());
     if token.credential_version != 0 {
@@ -85,3 +107,6 @@ fn put_text(to: &mut BytesMut, tag: u32, text: &str) {
     encode_varint(text.len() as u64, to);
     to.put_slice(text.as_bytes());
 }
+
+#[cfg(test)]
+mod tests;

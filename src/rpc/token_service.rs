@@ -12,12 +12,14 @@ use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{deny, fields::Fields, listener::Peer, peer_of, status, watch::TokenStream, within};
+use super::{
+    deny, fields::Fields, get_token::message, listener::Peer, peer_of, status, watch::TokenStream,
+    within,
+};
 use crate::{
     audit::{Audit, Outcome, Record, TokenRecord},
     authz::{Action, Caller, Policy},
     clock::Clock,
-    hex::Hex,
     metrics::{Cache, Metrics},
     organization::{OrganizationId, Resource},
     pb::v1::{
@@ -27,8 +29,6 @@ use crate::{
     token::{Token, TokenKey, cache::TokenCache},
 };
 
-/// What every token is.
-pub(super) const TOKEN_TYPE: &str = "Bearer";
 /// The RPC in records and figures.
 const GET_TOKEN: &str = "GetToken";
 
@@ -91,7 +91,7 @@ impl token_service_server::TokenService for TokenService {
     ) -> Result<Response<GetTokenResponse>, Status> {
         let peer = peer_of(&request)?;
         let token = self.hand_out(&peer, request.into_inner(), None).await?;
-        Ok(Response::new(self.message(&token)))
+        Ok(Response::new(message(&token, self.clock)))
     }
 
     type WatchTokenStream = TokenStream;
@@ -217,20 +217,5 @@ impl TokenService {
         };
         peer.answers_after(self.audit.record(&record)?);
         Ok(())
-    }
-
-    /// The answer with a token.
-    pub(super) fn message(&self, token: &Token) -> GetTokenResponse {
-        GetTokenResponse {
-            // Exposed: handing it to an authorized caller is what it is for.
-            access_token: token.access_token.expose().to_owned(),
-            token_type: TOKEN_TYPE.to_owned(),
-            expire_time: Some(self.clock.wall(token.expires_at).into()),
-            refresh_time: Some(self.clock.wall(token.refresh_at).into()),
-            resource_url: token.audience.url().to_owned(),
-            client_id: token.client_id.to_string(),
-            credential_version: token.credential_version,
-            fingerprint: Hex(&token.fingerprint).to_string(),
-        }
     }
 }
