@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     fields::Fields,
+    get_token::message,
     listener::Peer,
     peer_of, status,
     token_service::{Asked, TokenService},
@@ -119,7 +120,7 @@ impl Following {
             .map_or_else(status::reason, |_| Outcome::Done.as_str());
         service.metrics.called(WATCH_TOKEN, counted);
         Ok(WatchTokenResponse {
-            token: Some(service.message(&*token?)),
+            token: Some(message(&*token?, service.clock)),
         })
     }
 

@@ -36,6 +36,7 @@ fn token(credential: Option<CredentialInfo>, text: &str) -> Token {
         Instant::now(),
         Audience::graph(Cloud::Global),
         &organization,
+        0.5,
     )
 }
 

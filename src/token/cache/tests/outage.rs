@@ -5,11 +5,11 @@ use std::sync::atomic::AtomicBool;
 use tokio::time::sleep;
 
 use super::*;
-use crate::entra::paced::{self, Paced};
+use crate::entra::{budget, paced::Paced};
 
 const KEYS: usize = 1000;
 const LATENCY: Duration = Duration::from_millis(50);
-const LIMITS: paced::Limits = paced::Limits {
+const LIMITS: budget::Limits = budget::Limits {
     concurrent_max: 64,
     queued_max: 20_000,
 };
