@@ -197,7 +197,7 @@ impl Error {
     }
 
     /// The same, with how long to wait from now on.
-    fn to_retry_after(mut self, wait: Duration) -> Self {
+    fn with_retry_after(mut self, wait: Duration) -> Self {
         match &mut self {
             Self::Entra(entra::Error::Throttled { retry_after }) => *retry_after = wait,
             Self::Entra(entra::Error::Unreachable { retry_after, .. }) => *retry_after = Some(wait),

@@ -217,7 +217,9 @@ impl TokenCache {
             let now = Instant::now();
             tokens.changed_at = Some(now);
             let slot = tokens.slot_or_new(&key.resource, now);
-            self.0.settle(slot, key, Arc::new(token));
+            let token = Arc::new(token);
+            self.0.settle(slot, key, token.clone());
+            self.0.keep(key, &token);
             landing.organization.changed.notify_waiters();
         }
     }

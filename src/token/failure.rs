@@ -103,8 +103,8 @@ impl Failure {
         let left = left.max(ADVICE_MIN);
         Some(match self.kind {
             Kind::Refusal => self.error.clone(),
-            Kind::Throttle => self.error.clone().to_retry_after(left),
-            Kind::Trouble => self.error.clone().to_retry_after(left.min(ADVICE_MAX)),
+            Kind::Throttle => self.error.clone().with_retry_after(left),
+            Kind::Trouble => self.error.clone().with_retry_after(left.min(ADVICE_MAX)),
         })
     }
 

@@ -118,7 +118,7 @@ impl Inner {
     }
 
     /// Keeps a token for the time after a restart, while it is already being handed out.
-    fn keep(self: &Arc<Self>, key: &TokenKey, token: &Arc<Token>) {
+    pub(super) fn keep(self: &Arc<Self>, key: &TokenKey, token: &Arc<Token>) {
         let (inner, key, token) = (self.clone(), key.clone(), token.clone());
         let keeping = async move { inner.mint.keep(&key, &token).await };
         self.flights.spawn_on(keeping, &self.runtime);

@@ -373,7 +373,10 @@ fn upstream_repeats(run: &mut Run, tenant: Uuid, client_id: Uuid, secret: &str) 
         (Fault::rejection(400, secret, 1, secret), 75),
         (Fault::answer(400, secret), 75),
         (
-            Fault::answer(500, secret).header("content-type", "text/plain"),
+            // Once more is asked after an error of the server.
+            Fault::answer(500, secret)
+                .header("content-type", "text/plain")
+                .times(2),
             75,
         ),
         (
