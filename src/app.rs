@@ -13,7 +13,7 @@ use std::{
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::Semaphore,
-    time::{Instant, interval, timeout_at},
+    time::{Instant, timeout_at},
 };
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -25,10 +25,8 @@ use crate::{
     authz::Policy,
     clock::Clock,
     config::{self, Config},
-    entra::{self, TokenEndpoint, client::Client, http::Http, outage::Outage, paced::Paced},
-    kek,
+    entra, kek,
     metrics::Metrics,
-    registration::Registrar,
     rpc::{
         self, Health, Services,
         connection::Door,
@@ -38,18 +36,13 @@ use crate::{
         organization_service::OrganizationService,
         token_service::TokenService,
     },
-    store, telemetry, tls,
-    token::{
-        cache::{self, TokenCache},
-        mint::Mint,
-    },
-    vault::{self, Vault},
+    store, telemetry, tls, vault,
 };
 
-/// How often tokens that have ended are dropped.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
-/// How many kept tokens are looked at each time.
-const SWEEP_PAGE: usize = 1000;
+mod engine;
+
+use engine::{Engine, Upstream};
+
 /// Exit code of a configuration that cannot be used (`EX_CONFIG` of sysexits.h).
 const EXIT_CONFIG: u8 = 78;
 
@@ -116,19 +109,11 @@ impl Broker {
             &config.identity.trust_domain,
         )?);
         let tls = tls::server_config(&config.server.tls, &config.identity)?;
-        let http = Http::new(&config.entra, clock)?;
-        let client = Client::new(http, config.entra.authorities()?, clock);
-        let outage = Outage::new();
-        let paced = Paced::new(
-            Arc::new(client),
-            config.entra.request_limits(),
-            outage.clone(),
-        );
-        let entra: Arc<dyn TokenEndpoint> = Arc::new(paced);
+        let metrics = Arc::new(Metrics::new());
+        let upstream = Upstream::new(config, clock, &metrics)?;
         let keys = kek::open(&config.kek)?;
         let listeners = Listeners::bind(config.server.listen, config.server.threads())?;
         let audit = open_audit(config)?;
-        let metrics = Arc::new(Metrics::new());
         let (stop, end, tasks) = (
             CancellationToken::new(),
             CancellationToken::new(),
@@ -138,26 +123,15 @@ impl Broker {
         let end_guard = end.clone().drop_guard();
         let (health, health_address) = start_health(config, &tasks, &end).await?;
         let metrics_address = start_metrics(config, &metrics, &tasks, &end).await?;
-
-        let store = store::open(&config.store).await?;
-        let vault = Arc::new(Vault::open(store, keys).await?);
-        let mint = Mint::new(vault.clone(), entra.clone(), clock, fastrand::f64);
-        let kept = cache::Limits {
-            slots_max: config.tokens.slots_max(),
-            propagation: config.entra.propagation(),
-        };
-        let (tokens, renewals) = TokenCache::new(mint, outage, kept, tasks.clone());
-        start_sweeping(tokens.clone(), vault.clone(), clock, &tasks, &end);
-        let ending = end.clone();
-        tasks.spawn(async move { ending.run_until_cancelled(renewals.run()).await });
-        let counted = tokens.clone();
+        let engine = Engine::start(config, clock, keys, &upstream, &tasks, &end).await?;
+        let counted = engine.tokens.clone();
         metrics.gauge("tokens", "Tokens in memory", move || counted.len());
 
         let limits = &config.server.limits;
         let services = Services {
             tokens: TokenService {
                 policy: policy.clone(),
-                tokens: tokens.clone(),
+                tokens: engine.tokens.clone(),
                 clock,
                 audit: audit.clone(),
                 metrics: metrics.clone(),
@@ -168,8 +142,8 @@ impl Broker {
             },
             organizations: OrganizationService {
                 policy: policy.clone(),
-                vault: vault.clone(),
-                registrar: Registrar::new(vault, entra, tokens, clock, tasks.clone()),
+                vault: engine.vault.clone(),
+                registrar: engine.registrar(upstream, clock, &tasks),
                 audit: audit.clone(),
                 metrics: metrics.clone(),
                 call_timeout: limits.call_timeout(),
@@ -270,36 +244,6 @@ async fn start_health(
     let (health, serving) = Health::serve(listener, tasks, end.clone()).await?;
     tasks.spawn(serving);
     Ok((Some(health), Some(address)))
-}
-
-/// Drops what has ended, in memory and in the store.
-fn start_sweeping(
-    tokens: TokenCache,
-    vault: Arc<Vault>,
-    clock: Clock,
-    tasks: &TaskTracker,
-    end: &CancellationToken,
-) {
-    let end = end.clone();
-    tasks.spawn(async move {
-        let sweeping = async {
-            let mut ticks = interval(SWEEP_INTERVAL);
-            let mut next = None;
-            loop {
-                ticks.tick().await;
-                tokens.sweep();
-                let page = vault.sweep_tokens(clock.now(), next.as_ref(), SWEEP_PAGE);
-                next = match page.await {
-                    Ok(swept) => swept.next,
-                    Err(error) => {
-                        tracing::warn!(%error, "cannot sweep the kept tokens");
-                        None
-                    }
-                };
-            }
-        };
-        end.run_until_cancelled(sweeping).await;
-    });
 }
 
 /// `kodo-broker serve`: runs until SIGTERM or SIGINT. A second signal ends it at once.

@@ -15,7 +15,7 @@ use rcgen::{
 use crate::clock::Clock;
 
 /// Certificates start this long ago, so that a peer whose clock lags accepts them.
-const BACKDATED: Duration = Duration::from_secs(60 * 60);
+const BACKDATED: Duration = Duration::from_secs(2 * 60 * 60);
 const LEAF_LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const AUTHORITY_LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 

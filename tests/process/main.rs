@@ -4,6 +4,7 @@
 
 mod canary;
 mod certificate;
+mod clock_steps;
 mod command_line;
 mod dev;
 mod example;
@@ -12,6 +13,7 @@ mod program;
 mod scale;
 mod secrecy;
 mod site;
+mod streams;
 mod tokens;
 
 /// Whether there is time for the long form of a test.

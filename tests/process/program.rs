@@ -106,6 +106,11 @@ impl Running {
         Self { child, out, err }
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal, by its name without SIG.
     pub(crate) fn signal(&self, name: &str) {
         // The shell's own, which is there wherever a shell is.

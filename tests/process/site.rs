@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use kodo_broker::{
@@ -154,17 +155,27 @@ filter = "{filter}"
 
     /// Runs `serve` without waiting for anything.
     pub(crate) fn spawn(&self) -> Running {
+        Running::start(self.serve_command())
+    }
+
+    /// `serve`, to be run.
+    pub(crate) fn serve_command(&self) -> Command {
         let mut command = command();
         command
             .arg("serve")
             .arg("--config")
             .arg(self.path("broker.toml"));
-        Running::start(command)
+        command
     }
 
     /// Runs `serve`. Its health service says that it is ready when this returns.
     pub(crate) async fn serve(&self) -> Serving {
-        let process = self.spawn();
+        self.serve_as(self.serve_command()).await
+    }
+
+    /// The same, run otherwise.
+    pub(crate) async fn serve_as(&self, command: Command) -> Serving {
+        let process = Running::start(command);
         // The ports are free ones: only the log knows them.
         let lines = process.err.until(|line| serving_addresses(line).is_some());
         let lines = lines.unwrap_or_else(|said| panic!("it does not serve:\n{said}"));

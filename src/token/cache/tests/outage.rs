@@ -36,7 +36,11 @@ impl TokenEndpoint for Switched {
         }
         Ok(Grant {
             access_token: AccessToken::new(format!("token {number}")),
-            expires_in: if number % 10 == 0 { 24 * LIFE } else { LIFE },
+            expires_in: if number.is_multiple_of(10) {
+                24 * LIFE
+            } else {
+                LIFE
+            },
             refresh_in: None,
         })
     }
@@ -122,7 +126,6 @@ async fn after_two_hours_of_outage_all_keys_have_tokens_within_five_seconds() {
     let in_outage = entra.calls.load(Ordering::Relaxed);
     assert!(fixture.supplied(&keys) <= KEYS / 10);
     entra.is_down.store(false, Ordering::Relaxed);
-    let began = Instant::now();
     sleep(Duration::from_secs(5)).await;
     let supplied = fixture.supplied(&keys);
     assert!(supplied >= KEYS * 99 / 100, "{supplied} of {KEYS}");
@@ -133,9 +136,10 @@ async fn after_two_hours_of_outage_all_keys_have_tokens_within_five_seconds() {
     );
     let most = entra.most.load(Ordering::Relaxed);
     assert!(most <= LIMITS.concurrent_max, "{most} at once");
-    println!(
-        "{supplied} of {KEYS} keys after {:?}, {in_outage} requests in the outage",
-        began.elapsed()
+    // One a second and a retry now and then.
+    assert!(
+        in_outage < KEYS + 3 * 7200,
+        "{in_outage} requests in the outage"
     );
 }
 

@@ -137,5 +137,22 @@ async fn renewals_of_a_fleet_that_started_at_once_are_flat() {
         mean > 0 && peak <= 2 * mean,
         "peak {peak}, mean {mean}: {rates:?}"
     );
-    println!("mints a minute after one life: mean {mean}, peak {peak}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_that_refuses_for_a_while_is_served_from_memory_and_recovers_by_itself() {
+    let fixture = Fixture::new(10, &["contoso"]).await;
+    fixture.renew();
+    fixture.entra.will(&[Answer::Early(LIFE)]);
+    let first = fixture.get("contoso").await.expect("a token");
+    fixture.pass(LIFE / 2 - Duration::from_secs(1)).await;
+    // A wrong secret for ten minutes, then the right one again.
+    fixture.entra.will(&[Answer::Propagating; 4]);
+    for _ in 0..LIFE.as_secs() / 2 - MARGIN.as_secs() {
+        fixture.get("contoso").await.expect("a token throughout");
+        fixture.pass(Duration::from_secs(1)).await;
+    }
+    let next = fixture.get("contoso").await.expect("a token");
+    assert_ne!(first.fingerprint, next.fingerprint);
+    assert_eq!(fixture.entra.calls(), 6, "four refusals in between");
 }
