@@ -1,3 +1,5 @@
+//! Tokens in memory: how long they are kept, and what is given when.
+
 use std::time::Duration;
 
 use tonic::Code;

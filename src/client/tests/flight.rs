@@ -1,3 +1,5 @@
+//! Who shares a call with whom.
+
 use std::time::Duration;
 
 use tokio::task::JoinSet;

@@ -1,3 +1,5 @@
+//! What a report says, and what it does to the tokens in memory.
+
 use std::{sync::Arc, time::Duration};
 
 use super::broker::{Answer, Broker, fingerprint, number, settle};

@@ -1,3 +1,5 @@
+//! What is tried again, how often and for how long.
+
 use std::time::Duration;
 
 use tokio::time::Instant;

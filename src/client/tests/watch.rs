@@ -1,3 +1,5 @@
+//! Streams that bring tokens, break off, hang and end.
+
 use std::time::Duration;
 
 use tokio::time::Instant;
