@@ -9,10 +9,13 @@
 //!                   authz               may it be: default deny, on every call
 //!                   token::cache        a hit ends here: no I/O, no decryption
 //!                     │ miss: one flight per key, in a task of its own
-//!                   token::mint ─► vault ─► store   sealed record, opened only now
-//!                     │              └────► kek     unwraps the organization's key
-//!                     └─────────► entra   one request to the tenant's token endpoint
+//!                   token::flight ─► vault ─► store  a token kept from before a restart, or
+//!                     │  token::mint ─┘ └────► kek   the sealed record, opened only now
+//!                     └─────────► entra::paced      who goes first, who waits, who is told so
+//!                                   entra::client   one request to the tenant's token endpoint
+//!                   audit               written before the answer leaves
 //! ```
+//! Beside the calls, [`token::refresh`] renews what is due.
 //!
 //! # Rooms
 //!
@@ -23,10 +26,11 @@
 //! | [`malformed`], [`hex`] | what is told of a wrong text; bytes as digits |
 //! | [`clock`] | the rim between tokio's time and the wall clock |
 //! | [`rpc`] | the gRPC edge: connections, identity, fields, errors as statuses |
+//! | [`audit`], [`metrics`] | who was given what, before it is given; how much of everything there is |
 //! | [`authz`] | who may do what |
 //! | [`registration`] | register, rotate, revoke: prove first, store then, forget last |
-//! | [`token`] | tokens, their cache, and how one is got |
-//! | [`entra`] | Microsoft's side: endpoints, wire format, refusals explained (seam: [`entra::TokenEndpoint`]) |
+//! | [`token`] | tokens: their slots and flights, renewal, memory of failure, reports, followers |
+//! | [`entra`] | Microsoft's side: pacing, endpoints, wire format, refusals explained (seam: [`entra::TokenEndpoint`]) |
 //! | [`vault`] | custody: the only place where a plaintext credential and stored bytes meet |
 //! | [`sealed`] | the one authenticated encryption |
 //! | [`kek`] | the key outside the store (seam: [`kek::KeyProvider`]) |
