@@ -116,7 +116,7 @@ pub enum RemoteCommand {
     /// Register, list, rotate and revoke organizations.
     #[command(subcommand)]
     Org(OrganizationCommand),
-    /// Get access tokens.
+    /// Get and watch access tokens, and report those that are refused.
     #[command(subcommand)]
     Token(TokenCommand),
 }
@@ -139,7 +139,7 @@ fn execute(
     command: RemoteCommand,
     console: &mut Console<'_>,
 ) -> Result<(), Error> {
-    let is_token = matches!(&command, RemoteCommand::Token(_));
+    let is_token = matches!(&command, RemoteCommand::Token(TokenCommand::Get(_)));
     if options.output == Output::Token && !is_token {
         return Err(Error::usage("`--output token` goes only with `token get`"));
     }
@@ -201,13 +201,19 @@ mod tests {
 
     #[test]
     fn output_token_goes_only_with_token_get() {
-        let (code, out, err) = run_line("kodo-broker -o token org list");
-        assert_eq!(code, ExitCode::from(2));
-        assert!(out.is_empty());
-        assert!(
-            err.starts_with("error: `--output token` goes only"),
-            "{err}"
-        );
+        for line in [
+            "kodo-broker -o token org list",
+            "kodo-broker -o token token watch contoso graph",
+            "kodo-broker -o token token report contoso graph --fingerprint f --status 401",
+        ] {
+            let (code, out, err) = run_line(line);
+            assert_eq!(code, ExitCode::from(2));
+            assert!(out.is_empty());
+            assert!(
+                err.starts_with("error: `--output token` goes only"),
+                "{err}"
+            );
+        }
     }
 
     #[test]

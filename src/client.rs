@@ -1,15 +1,23 @@
 //! The broker's client: for workers [`Client`], for operators [`Operator`].
 //!
-//! It is thin. It connects with a client certificate, turns every failure into an [`Error`] with
-//! the broker's reason, and keeps nothing: ask for a token whenever one is needed, the broker
-//! answers from memory.
+//! # Get, use, report
+//!
+//! A worker makes one [`Client`] for its process and asks it for a token *whenever it needs one*:
+//! before each request to an API, not once for each job. Nothing is gained by keeping a token beside
+//! the client, which answers from memory and knows when the token ends.
 //!
 //! ```no_run
 //! use std::time::Duration;
 //!
-//! use kodo_broker::client::{Client, ConnectionConfig, Error, TokenOptions};
+//! use kodo_broker::client::{
+//!     ClaimsChallenge, Client, ConnectionConfig, Error, Refusal, TokenOptions, Verdict,
+//! };
 //! use kodo_broker::pb::v1::{ErrorReason, Resource};
 //!
+//! # struct Answer { status: u16, www_authenticate: String }
+//! # async fn call_graph(base: &str, bearer: &str) -> Answer {
+//! #     Answer { status: 200, www_authenticate: String::new() }
+//! # }
 //! # async fn example() -> Result<(), Error> {
 //! let config = ConnectionConfig::load("/etc/kodo/connection.toml")?;
 //! let client = Client::connect(&config).await?;
@@ -18,78 +26,122 @@
 //!     min_remaining: Some(Duration::from_secs(660)),
 //!     ..Default::default()
 //! };
-//! match client.token("contoso", Resource::Graph, options).await {
-//!     Ok(token) => println!("use {} until {:?}", token.fingerprint, token.refresh_time),
+//!
+//! // Get.
+//! let token = match client.token("contoso", Resource::Graph, options).await {
+//!     Ok(token) => token,
 //!     Err(error) if error.reason() == Some(ErrorReason::CredentialExpired) => {
 //!         println!("fail the task, the tenant must act: {error}");
+//!         return Ok(());
 //!     }
 //!     Err(error) => match error.retry_after() {
-//!         Some(delay) => println!("try again in {delay:?}: {error}"),
+//!         Some(delay) => {
+//!             println!("queue the task again in {delay:?}: {error}");
+//!             return Ok(());
+//!         }
 //!         None => return Err(error),
 //!     },
+//! };
+//!
+//! // Use. Exposed: it goes into the `Authorization` header.
+//! let answer = call_graph(&token.resource_url, token.access_token.expose()).await;
+//!
+//! // Report.
+//! let refusal = match answer.status {
+//!     401 => Refusal::Unauthorized {
+//!         claims_challenge: ClaimsChallenge::from_www_authenticate(&answer.www_authenticate),
+//!     },
+//!     403 => Refusal::Forbidden,
+//!     _ => return Ok(()),
+//! };
+//! match client.report(&token, refusal).await? {
+//!     Verdict::Replaced | Verdict::AlreadyReplaced => println!("get a token and try again"),
+//!     Verdict::TooSoon { retry_after } => println!("try again in {retry_after:?}"),
+//!     Verdict::RolesMissing { missing, .. } => println!("fail the task, not granted: {missing:?}"),
+//!     Verdict::RolesPresent { .. } => println!("fail this item: it is not accessible"),
+//!     other => println!("fail the task: {other:?}"),
 //! }
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! Work that cannot ask before each request, a long download or a child process, opens a
+//! [`Watch`] instead and gets each next token in time:
+//!
+//! ```no_run
+//! # use kodo_broker::client::{Client, Error, TokenOptions};
+//! # use kodo_broker::pb::v1::Resource;
+//! # async fn example(client: Client) -> Result<(), Error> {
+//! let mut watch = client.watch("contoso", Resource::Graph, TokenOptions::default());
+//! while let Some(token) = watch.next().await {
+//!     let token = token?; // Or the reason that there will be no next one for.
+//!     println!("use {} for {:?}", token.fingerprint, token.remaining());
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What the client does
+//!
+//! - It holds each token until there is less than `min_remaining` of it left (5 minutes, unless
+//!   [`TokenOptions`] says otherwise), at most 10,000 tokens of about 2 KB. From
+//!   [`Token::refresh_time`] on, the first caller has the next one fetched, for which nobody waits.
+//!   A token that has ended is never handed out, however wrong the clock of the machine is or
+//!   however long anything hangs.
+//! - Callers that want the same token at the same time share one call and its outcome. Who leaves
+//!   takes nobody's answer away; each waits as long as its own options say. Only a restore does not
+//!   wait for what was asked for a backup: the broker lets it go first.
+//! - It tries again what the broker says may succeed later (`RetryInfo`), after the time that it
+//!   names, and what got no answer, with pauses that double from 50 ms to 5 s: at most
+//!   `max_attempts` times, with jitter, and only as long as the caller waits. A broker that
+//!   restarts costs a worker time, but no call. Everything else is told at once.
+//! - While the broker cannot be reached, a token that is held is given until it ends, with less than
+//!   `min_remaining` if need be.
+//! - What the broker takes back is forgotten: with the errors `ORGANIZATION_REVOKED`,
+//!   `ORGANIZATION_NOT_FOUND`, `CALLER_NOT_AUTHORIZED` and `RESOURCE_NOT_ALLOWED`, and with a 401
+//!   that was reported.
+//!
+//! No `Debug` shows a token.
 
+mod cache;
+mod challenge;
 mod connection;
 mod error;
+mod flight;
+mod life;
 mod operator;
+mod report;
+mod retry;
+mod token;
+mod watch;
 
-use std::{
-    mem,
-    time::{Duration, SystemTime},
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+#[cfg(test)]
+pub(crate) use self::token::tests::token as token_for_tests;
+use self::{
+    cache::{CAPACITY, Wanted},
+    connection::Connection,
+    flight::Shared,
+    token::Key,
 };
-
-use self::connection::Connection;
 pub use self::{
+    challenge::ClaimsChallenge,
     connection::ConnectionConfig,
     error::{Error, FieldViolation, Help, Origin},
     operator::Operator,
+    report::{Refusal, Verdict},
+    token::{Token, TokenOptions},
+    watch::Watch,
 };
-use crate::{
-    pb::v1::{
-        GetTokenRequest, GetTokenResponse, Purpose, Resource,
-        token_service_client::TokenServiceClient,
-    },
-    secret::AccessToken,
-};
+use crate::{clock::Clock, pb::v1::Resource};
 
-/// Gets access tokens. Cheap to clone: clones share the connection.
+/// Gets access tokens. Cheap to clone: clones share the connection and the tokens.
 #[derive(Clone, Debug)]
 pub struct Client {
-    connection: Connection,
-}
-
-/// What else to say about the wanted token. The default says nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TokenOptions {
-    /// Only with [`Resource::Sharepoint`]: one of the organization's SharePoint hosts. `None`: its
-    /// root host.
-    pub sharepoint_host: Option<String>,
-    /// The token must live at least this long, at most 24 hours. `None`: 5 minutes. If Entra gives
-    /// none that long, [`Token::expire_time`] says so.
-    pub min_remaining: Option<Duration>,
-}
-
-/// A token and how long to use it. Its `Debug` does not show the token.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Token {
-    /// The token, for an `Authorization: Bearer` header.
-    pub access_token: AccessToken,
-    /// When the token ends.
-    pub expire_time: SystemTime,
-    /// When to ask the broker again. Before `expire_time`.
-    pub refresh_time: SystemTime,
-    /// Base URL of the API in the organization's cloud, for example `https://graph.microsoft.com`.
-    pub resource_url: String,
-    /// Client id of the application that the token was issued to.
-    pub client_id: String,
-    /// Version of the credential that the token was obtained with.
-    pub credential_version: u64,
-    /// SHA-256 of the token as 64 hex digits: safe to log, and its name in support cases.
-    pub fingerprint: String,
+    shared: Arc<Shared>,
 }
 
 impl Client {
@@ -103,56 +155,87 @@ impl Client {
     /// certificate may show only at the first call, because of how TLS 1.3 works.
     pub async fn connect(config: &ConnectionConfig) -> Result<Self, Error> {
         let connection = Connection::open(config).await?;
-        Ok(Self { connection })
+        Ok(Self::over(connection, Clock::system(), CAPACITY))
     }
 
-    /// Returns an access token of an organization for an API.
+    /// Returns an access token of an organization for an API: from memory, where one with enough
+    /// life is there.
     ///
     /// # Errors
     ///
     /// Every reason that the comment of `GetToken` in `token_service.proto` lists, and
-    /// [`Origin::Connection`] if there was no answer.
+    /// [`Origin::Connection`] if there was no answer in time.
     pub async fn token(
         &self,
         organization_id: &str,
         resource: Resource,
         options: TokenOptions,
-    ) -> Result<Token, Error> {
-        let request = self.connection.request(GetTokenRequest {
-            organization_id: organization_id.to_owned(),
-            resource: resource.into(),
-            sharepoint_host: options.sharepoint_host.unwrap_or_default(),
-            min_remaining: options.min_remaining.map(duration),
-            purpose: Purpose::Unspecified.into(),
-        });
-        let mut service = TokenServiceClient::new(self.connection.channel.clone());
-        let response = service.get_token(request).await?;
-        Token::from_response(response.into_inner())
-    }
-}
-
-impl Token {
-    /// Fails if the answer lacks what the contract promises.
-    fn from_response(mut response: GetTokenResponse) -> Result<Self, Error> {
-        // Out of the message first: whatever fails below, it no longer holds the token.
-        let access_token = AccessToken::new(mem::take(&mut response.access_token));
-        let is_empty = access_token.expose().is_empty(); // to check it
-        if is_empty {
-            return Err(Error::incomplete_answer("access_token"));
-        }
-        let time = |time: Option<prost_types::Timestamp>, field| {
-            let time = time.and_then(|time| SystemTime::try_from(time).ok());
-            time.ok_or_else(|| Error::incomplete_answer(field))
+    ) -> Result<Arc<Token>, Error> {
+        let wanted = Wanted {
+            organization_id,
+            resource,
+            sharepoint_host: options.sharepoint_host.as_deref().unwrap_or_default(),
+            min_remaining: options.min_remaining,
+            purpose: options.purpose,
         };
-        Ok(Self {
-            access_token,
-            expire_time: time(response.expire_time, "expire_time")?,
-            refresh_time: time(response.refresh_time, "refresh_time")?,
-            resource_url: response.resource_url,
-            client_id: response.client_id,
-            credential_version: response.credential_version,
-            fingerprint: response.fingerprint,
-        })
+        if let Some(token) = self.shared.held(&wanted) {
+            return Ok(token);
+        }
+        let deadline = Instant::now() + self.shared.patience(&options);
+        self.shared.fetch(&wanted, deadline).await
+    }
+
+    /// Tells the broker that an API refused a token, and learns what to do. It is decided once for
+    /// all workers that hold the token. After a 401 it is forgotten at once, and
+    /// [`token`](Self::token) gives, or waits for, the next one.
+    ///
+    /// # Errors
+    ///
+    /// Every reason that the comment of `ReportToken` in `token_service.proto` lists, and
+    /// [`Origin::Connection`] if there was no answer in time.
+    pub async fn report(&self, token: &Token, refusal: Refusal) -> Result<Verdict, Error> {
+        report::report(&self.shared, &token.key, &token.fingerprint, &refusal).await
+    }
+
+    /// As [`report`](Self::report), where only the fingerprint of the token is at hand: another
+    /// process used it, or it was found in a log.
+    ///
+    /// # Errors
+    ///
+    /// As [`report`](Self::report).
+    pub async fn report_fingerprint(
+        &self,
+        organization_id: &str,
+        resource: Resource,
+        sharepoint_host: Option<&str>,
+        fingerprint: &str,
+        refusal: Refusal,
+    ) -> Result<Verdict, Error> {
+        let key = Key {
+            organization_id: organization_id.to_owned(),
+            resource,
+            sharepoint_host: sharepoint_host.unwrap_or_default().to_owned(),
+        };
+        report::report(&self.shared, &key, fingerprint, &refusal).await
+    }
+
+    /// Opens a stream of tokens for work that takes long. The tokens are also those that
+    /// [`token`](Self::token) then has in memory. No connection is made before
+    /// [`Watch::next`] is called.
+    #[must_use]
+    pub fn watch(&self, organization_id: &str, resource: Resource, options: TokenOptions) -> Watch {
+        let key = Key {
+            organization_id: organization_id.to_owned(),
+            resource,
+            sharepoint_host: options.sharepoint_host.clone().unwrap_or_default(),
+        };
+        Watch::new(Arc::clone(&self.shared), key, options)
+    }
+
+    fn over(connection: Connection, clock: Clock, capacity: usize) -> Self {
+        Self {
+            shared: Arc::new(Shared::new(connection, clock, capacity)),
+        }
     }
 }
 
@@ -166,71 +249,4 @@ fn duration(duration: Duration) -> prost_types::Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn response() -> GetTokenResponse {
-        GetTokenResponse {
-            access_token: "canary".into(),
-            token_type: "Bearer".into(),
-            expire_time: Some(prost_types::Timestamp {
-                seconds: 2000,
-                nanos: 0,
-            }),
-            refresh_time: Some(prost_types::Timestamp {
-                seconds: 1000,
-                nanos: 0,
-            }),
-            credential_version: 3,
-            ..Default::default()
-        }
-    }
-
-    #[test]
-    fn debug_of_a_token_does_not_show_it() {
-        let token = Token::from_response(response()).expect("a complete answer");
-        let shown = format!("{token:?} {token:#?}");
-        assert!(
-            shown.contains("[redacted]") && !shown.contains("canary"),
-            "{shown}"
-        );
-        assert_eq!(token.access_token.expose(), "canary"); // to see that it is there
-    }
-
-    #[test]
-    fn an_answer_without_token_or_times_is_an_error() {
-        for (field, response) in [
-            (
-                "access_token",
-                GetTokenResponse {
-                    access_token: String::new(),
-                    ..response()
-                },
-            ),
-            (
-                "expire_time",
-                GetTokenResponse {
-                    expire_time: None,
-                    ..response()
-                },
-            ),
-            (
-                "refresh_time",
-                GetTokenResponse {
-                    refresh_time: None,
-                    ..response()
-                },
-            ),
-        ] {
-            let error = Token::from_response(response).expect_err(field);
-            assert!(error.message().contains(field), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_duration_keeps_its_parts_on_the_wire() {
-        let wire = duration(Duration::from_millis(1500));
-        assert_eq!((wire.seconds, wire.nanos), (1, 500_000_000));
-        assert_eq!(duration(Duration::MAX).seconds, i64::MAX);
-    }
-}
+mod tests;

@@ -39,6 +39,9 @@ pub struct Config {
     /// How tokens are kept.
     #[serde(default)]
     pub tokens: TokensConfig,
+    /// Where hand-outs are recorded.
+    #[serde(default)]
+    pub audit: AuditConfig,
     /// What is logged.
     #[serde(default)]
     pub log: LogConfig,
@@ -92,6 +95,16 @@ pub struct TokensConfig {
     pub margin_seconds: NonZeroU16,
     /// Tokens kept in memory.
     pub slots_max: NonZeroU32,
+    /// Streams of tokens at a time.
+    pub streams_max: NonZeroU32,
+}
+
+/// `[audit]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuditConfig {
+    /// The file, or no record at all.
+    pub file: Option<PathBuf>,
 }
 
 /// `[log]`.
@@ -152,6 +165,8 @@ impl Default for TokensConfig {
             margin_seconds: const { NonZeroU16::new(300).expect("not zero") },
             // 100,000 organizations with four resources each; about 4 KB a token.
             slots_max: const { NonZeroU32::new(400_000).expect("not zero") },
+            // Some KB each.
+            streams_max: const { NonZeroU32::new(20_000).expect("not zero") },
         }
     }
 }
@@ -193,6 +208,19 @@ impl TokensConfig {
     #[must_use]
     pub fn margin(&self) -> Duration {
         Duration::from_secs(u16::from(self.margin_seconds).into())
+    }
+
+    /// Tokens kept in memory.
+    #[must_use]
+    pub fn slots_max(&self) -> usize {
+        usize::try_from(self.slots_max.get()).unwrap_or(usize::MAX)
+    }
+
+    /// Streams of tokens at a time.
+    #[must_use]
+    pub fn streams_max(&self) -> usize {
+        let max = usize::try_from(self.streams_max.get()).unwrap_or(usize::MAX);
+        max.min(tokio::sync::Semaphore::MAX_PERMITS)
     }
 }
 

@@ -5,16 +5,10 @@
 //! application's certificate. See Microsoft's pages "client credentials flow" and "certificate
 //! credentials".
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
-    },
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 
 use crate::{
     credential::Credential,
@@ -23,12 +17,16 @@ use crate::{
 };
 
 pub mod authority;
+pub mod budget;
 pub mod claims;
 pub mod client;
 pub mod client_assertion;
 pub mod cloud;
 mod graph;
 pub mod http;
+pub mod outage;
+pub mod paced;
+mod pause;
 pub mod rejection;
 pub mod wire;
 
@@ -71,7 +69,6 @@ pub struct TokenRequest<'a> {
 
 /// Which requests go first where they queue for their turn, from the last to the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
 pub enum Lane {
     /// Nobody waits for a token: something is tried out.
     Probe,
@@ -85,7 +82,7 @@ pub enum Lane {
 
 /// The lane of a request, shared with it: it can be moved to a faster one while it queues.
 #[derive(Clone, Debug)]
-pub struct Urgency(Arc<AtomicU8>);
+pub struct Urgency(Arc<watch::Sender<Lane>>);
 
 /// Who asks for a token: an application in a tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -126,6 +123,8 @@ pub enum Error {
     Unreachable {
         /// Which host.
         host: Arc<str>,
+        /// What kind of trouble it is.
+        trouble: Trouble,
         /// Why, without URLs and bodies.
         reason: Arc<str>,
         /// How long to wait, if it said so.
@@ -142,33 +141,67 @@ pub enum Error {
     /// The client assertion could not be signed: a defect, since keys are checked at intake.
     #[error("the client assertion could not be signed")]
     Assertion,
+    /// More requests wait for their turn than may. None was sent.
+    #[error("too many requests to Entra wait for their turn already")]
+    Busy,
+}
+
+/// What keeps a host from answering.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// No connection, or it broke.
+    Connection,
+    /// No answer in time.
+    Timeout,
+    /// An error of the server, HTTP status 5xx.
+    Server,
+    /// It says that it is in trouble for the moment, in the shape of a refusal.
+    Transient,
 }
 
 impl Urgency {
     /// The urgency of a new request.
     #[must_use]
     pub fn new(lane: Lane) -> Self {
-        Self(Arc::new(AtomicU8::new(lane as u8)))
+        Self(Arc::new(watch::Sender::new(lane)))
     }
 
     /// The lane that it is in now.
     #[must_use]
     pub fn lane(&self) -> Lane {
-        match self.0.load(Ordering::Relaxed) {
-            0 => Lane::Probe,
-            1 => Lane::Refresh,
-            2 => Lane::Caller,
-            _ => Lane::Restore,
-        }
+        *self.0.borrow()
     }
 
     /// Moves the request to this lane, unless it is in a faster one.
     pub fn raise(&self, lane: Lane) {
-        self.0.fetch_max(lane as u8, Ordering::Relaxed);
+        self.0.send_if_modified(|current| {
+            let raised = *current < lane;
+            *current = lane.max(*current);
+            raised
+        });
+    }
+
+    /// The lane with what comes of it, for a queue.
+    fn subscribe(&self) -> watch::Receiver<Lane> {
+        self.0.subscribe()
     }
 }
 
 impl Error {
+    /// Whether the same request may be sent once more at once: after an error of the server that does
+    /// not say how long to wait, and after no answer in time. That is what Microsoft's own libraries do.
+    #[must_use]
+    pub fn is_retriable(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable {
+                trouble: Trouble::Server | Trouble::Timeout,
+                retry_after: None,
+                ..
+            }
+        )
+    }
+
     /// The same, with the version of the credential that was refused.
     #[must_use]
     pub fn of_credential(self, version: u64) -> Self {

@@ -63,12 +63,14 @@ pub mod secret;
 #[cfg(feature = "server")]
 pub mod app;
 #[cfg(feature = "server")]
+pub mod audit;
+#[cfg(feature = "server")]
 pub mod authz;
 #[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(feature = "client")]
 pub mod client;
-#[cfg(feature = "server")]
+#[cfg(any(feature = "client", feature = "server"))]
 pub mod clock;
 #[cfg(feature = "server")]
 pub mod config;
@@ -86,6 +88,8 @@ pub mod hex;
 pub mod kek;
 #[cfg(feature = "server")]
 pub mod malformed;
+#[cfg(feature = "server")]
+pub mod metrics;
 #[cfg(feature = "server")]
 pub mod organization;
 #[cfg(feature = "server")]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use spiffe::SpiffeId;
-use tokio::time::Instant;
+use tokio::{runtime::Handle, time::Instant};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
         ClientId, Cloud, Organization, OrganizationId, Resource, SharePointHost, State, TenantName,
     },
     token::{
-        Token,
+        Token, TokenKey,
         cache::{Landing, TokenCache},
     },
     vault::{self, NewOrganization, RequestMark, Vault},
@@ -41,6 +41,8 @@ pub struct Registrar {
     clock: Clock,
     /// Changes under way, waited for when the broker stops.
     changes: TaskTracker,
+    /// Where they run: not on the threads that serve callers.
+    runtime: Handle,
 }
 
 /// What an operator knows of a new organization.
@@ -84,6 +86,15 @@ pub enum Mode {
     ValidateOnly,
 }
 
+/// What becomes of the tokens that were obtained with a credential that is replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OldTokens {
+    /// They are handed out until they end: they are as good as before.
+    Serve,
+    /// They are handed out no more: the credential has leaked.
+    Forget,
+}
+
 /// An organization as it is now, and what to know before relying on it.
 #[derive(Debug)]
 pub struct Changed {
@@ -123,7 +134,7 @@ pub enum Error {
 }
 
 impl Registrar {
-    /// A registrar over its parts.
+    /// A registrar over its parts. Changes run on the runtime that it is made on.
     #[must_use]
     pub fn new(
         vault: Arc<Vault>,
@@ -138,6 +149,7 @@ impl Registrar {
             tokens,
             clock,
             changes,
+            runtime: Handle::current(),
         }
     }
 
@@ -162,7 +174,8 @@ impl Registrar {
         self.run("register", id, told, change).await
     }
 
-    /// Replaces the credential of an organization.
+    /// Replaces the credential of an organization. With [`OldTokens::Forget`], once this returns, the
+    /// cache has no token of the old one, and no flight under way will bring one.
     ///
     /// # Errors
     /// As [`Self::register`].
@@ -171,12 +184,13 @@ impl Registrar {
         id: OrganizationId,
         revision: u64,
         credential: Credential,
+        old_tokens: OldTokens,
         request: Request,
     ) -> Result<Changed, Error> {
         let (this, told) = (self.clone(), request.clone());
         let named = id.clone();
         let change = async move {
-            this.prove_and_rotate(&id, revision, credential, request)
+            this.prove_and_rotate(&id, revision, credential, old_tokens, request)
                 .await
         };
         self.run("rotate", named, told, change).await
@@ -221,7 +235,7 @@ impl Registrar {
             }
             outcome
         };
-        let outcome = self.changes.spawn(logged).await;
+        let outcome = self.changes.spawn_on(logged, &self.runtime).await;
         outcome.unwrap_or(Err(Error::Interrupted))
     }
 
@@ -284,9 +298,14 @@ impl Registrar {
         id: &OrganizationId,
         revision: u64,
         credential: Credential,
+        old_tokens: OldTokens,
         Request { mark, mode, .. }: Request,
     ) -> Result<Changed, Error> {
         if let Some(done) = self.replayed(id, &credential, &mark, mode).await? {
+            // The first attempt may be about to.
+            if old_tokens == OldTokens::Forget {
+                self.tokens.forget(id);
+            }
             return Ok(done);
         }
         let mut organization = self.current(id, revision).await?;
@@ -303,9 +322,17 @@ impl Registrar {
             let stored = self
                 .vault
                 .rotate(id, revision, credential, mark.clone(), self.now());
-            organization = self.unless_repeated(id, &mark, stored.await).await?;
-            self.keep(&landing, &organization, proof);
-            self.tokens.supersede(id);
+            let stored = stored.await;
+            if old_tokens == OldTokens::Forget {
+                // Whatever came of it: the store may have failed after the change, and where the same
+                // request was quicker, this one may answer first.
+                self.tokens.forget(id);
+            }
+            organization = self.unless_repeated(id, &mark, stored).await?;
+            if old_tokens == OldTokens::Serve {
+                self.keep(&landing, &organization, proof);
+                self.tokens.supersede(id);
+            }
         }
         Ok(Changed {
             organization,
@@ -405,14 +432,19 @@ impl Registrar {
         };
         let asked_at = Instant::now();
         let grant = self.entra.request_token(request).await?;
-        Ok(Token::new(grant, asked_at, audience, organization))
+        let jitter = fastrand::f64();
+        Ok(Token::new(grant, asked_at, audience, organization, jitter))
     }
 
     /// Keeps the token, unless the organization was revoked in between: the answer may be that to an
     /// earlier request.
     fn keep(&self, landing: &Landing, organization: &Organization, proof: Token) {
         if organization.state == State::Active {
-            self.tokens.publish(landing, &Resource::Graph, proof);
+            let key = TokenKey {
+                organization: organization.id.clone(),
+                resource: Resource::Graph,
+            };
+            self.tokens.publish(landing, &key, proof);
         }
     }
 }

@@ -1,15 +1,31 @@
-//! Access tokens: kept while they live, asked for once however many wait.
+//! Access tokens: kept while they live, asked for once however many wait, renewed before anybody waits.
 //!
-//! - A key is (organization, resource). Each key has one slot and at most one *flight*: the request
-//!   for its next token, in a task of its own, so that a caller who goes away cancels nobody. All who
-//!   wait for a flight share its outcome, good or bad.
-//! - Past `refresh_at` (what Entra advises, else half of its life) a token is renewed in the background
-//!   when somebody asks for it, and served meanwhile.
+//! # A key and its slot
+//! A key is (organization, resource). Each key has one slot:
+//!
+//! ```text
+//!             asked for                 landed                    due, or reported
+//!  (no slot) ───────────► flying ─────────────────► token ◄─────────────────────────► token + flying
+//!                           │  ▲                      │                                  │
+//!                    failed │  │ asked again, and     │ expired, or idle                 │ failed
+//!                           ▼  │ the time has come    ▼                                  ▼
+//!                         failure                  (swept)                        token + failure
+//! ```
+//!
+//! - At most one *flight* ([`flight`]) is under way for a key: the request for its next token, in a task
+//!   of its own, so that a caller who goes away cancels nobody. All who wait for it share its outcome,
+//!   good or bad, and each keeps its own deadline.
 //! - A token is handed out while it has as much life left as the caller needs ([`Token::serves`]); an
-//!   expired one never; a valid one with too little left only if Entra cannot be reached.
-//! - Each organization has an *epoch*. Rotating and forgetting raise it, and a flight that lands in
-//!   another epoch than it began in is thrown away and flown again: it reads the vault anew, and so
-//!   finds the new credential, or that there is none. That is what makes a revocation final.
+//!   expired one never, whatever hangs; a valid one with too little left if Entra cannot be reached.
+//! - It is renewed when [`refresh`] says so: around what Entra advises, else around half of its life,
+//!   and served meanwhile. What nobody asked for in two lives is not renewed.
+//! - A [`failure`] is remembered: who asks too early is answered from memory.
+//! - An API's refusal of a token is decided on once for all workers ([`report`]).
+//!
+//! # What makes a revocation final
+//! Each organization has an *epoch*. Rotating and forgetting raise it, and a flight that lands in
+//! another epoch than it began in is thrown away and flown again: it reads the vault anew, and so
+//! finds the new credential, or that there is none.
 //!
 //! Inside, time is tokio's. This module knows neither gRPC nor HTTP nor disk.
 
@@ -29,7 +45,15 @@ use crate::{
 };
 
 pub mod cache;
+mod failure;
+mod flight;
+mod kept;
 pub mod mint;
+pub mod refresh;
+pub mod report;
+pub mod roles;
+mod slot;
+pub mod watch;
 
 /// What a token is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -94,7 +118,7 @@ pub enum Error {
 }
 
 impl Token {
-    /// The token of a grant. Its life counts from when it was asked for, since how long the answer
+    /// The token of a grant. `jitter` (0 to 1) moves its renewal: see [`refresh`]. Its life counts from when it was asked for, since how long the answer
     /// was under way is not known: it is never taken to live longer than it does.
     #[must_use]
     pub fn new(
@@ -102,13 +126,11 @@ impl Token {
         asked_at: Instant,
         audience: Audience,
         organization: &Organization,
+        jitter: f64,
     ) -> Self {
         let life = grant.expires_in;
-        // Exposed: the fingerprint is a digest of the token.
-        let digest = digest(&SHA256, grant.access_token.expose().as_bytes());
-        let mut fingerprint = [0; 32];
-        fingerprint.copy_from_slice(digest.as_ref());
         Self {
+            fingerprint: fingerprint(&grant.access_token),
             access_token: grant.access_token,
             audience,
             client_id: organization.client_id,
@@ -116,9 +138,8 @@ impl Token {
                 .credential
                 .as_ref()
                 .map_or(0, |info| info.version),
-            fingerprint,
             issued_at: asked_at,
-            refresh_at: asked_at + grant.refresh_in.unwrap_or(life / 2),
+            refresh_at: asked_at + refresh::after(life, grant.refresh_in, jitter),
             expires_at: asked_at + life,
         }
     }
@@ -132,9 +153,15 @@ impl Token {
         /// So young that another request would hardly give a longer life.
         const FRESH: Duration = Duration::from_secs(30);
         let left = self.expires_at.saturating_duration_since(now);
-        let life = self.expires_at - self.issued_at;
+        let life = self.life();
         let fresh = now.saturating_duration_since(self.issued_at) < FRESH;
         !left.is_zero() && (left >= needed || fresh || (life < needed && left >= life / 2))
+    }
+
+    /// How long it lives in all.
+    #[must_use]
+    pub fn life(&self) -> Duration {
+        self.expires_at - self.issued_at
     }
 
     /// Whether the token has ended.
@@ -157,6 +184,33 @@ impl Error {
             }
         }
     }
+}
+
+impl Error {
+    /// How long Entra says to wait.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Entra(entra::Error::Throttled { retry_after }) => Some(*retry_after),
+            Self::Entra(entra::Error::Unreachable { retry_after, .. }) => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// The same, with how long to wait from now on.
+    fn to_retry_after(mut self, wait: Duration) -> Self {
+        match &mut self {
+            Self::Entra(entra::Error::Throttled { retry_after }) => *retry_after = wait,
+            Self::Entra(entra::Error::Unreachable { retry_after, .. }) => *retry_after = Some(wait),
+            _ => {}
+        }
+        self
+    }
+}
+
+fn fingerprint(token: &AccessToken) -> [u8; 32] {
+    // Exposed: the fingerprint is a digest of the token.
+    let digest = digest(&SHA256, token.expose().as_bytes());
+    *digest.as_ref().first_chunk().expect("SHA-256 has 32 bytes")
 }
 
 impl From<vault::Error> for Error {

@@ -9,8 +9,9 @@
 //! # Layout
 //! `m/root` names the store and holds its wrapped root key. `o/<index>` is an organization's sealed
 //! record and `k/<index>` its wrapped key, where *index* is an HMAC of the organization's id: a copy
-//! of the store tells neither who the customers are nor what belongs to whom. Formats:
-//! `vault/envelope.rs`, `vault/record.rs`, [`crate::sealed`].
+//! of the store tells neither who the customers are nor what belongs to whom. `t/<index><resource>`
+//! is an access token kept for the next start. Formats: `vault/envelope.rs`, `vault/record.rs`,
+//! `vault/kept_token/stored.rs`, [`crate::sealed`].
 //!
 //! # What it does not protect against
 //! Whoever has the KEK and the store has everything. Secrets are in this process's memory while a
@@ -23,15 +24,18 @@ use crate::{
     kek::{self, KeyProvider},
     organization::{Organization, OrganizationId},
     sealed,
-    store::{self, Entry, Key, Store},
+    secret::SymmetricKey,
+    store::{self, Compare, Entry, Key, Store},
 };
 
 mod change;
 mod envelope;
+mod kept_token;
 mod record;
 mod root;
 
 pub use change::NewOrganization;
+pub use kept_token::{KeptToken, Swept};
 pub use record::RequestMark;
 
 use envelope::{Index, Place, WrappedKey};
@@ -43,6 +47,7 @@ pub const PAGE_MAX: usize = 500;
 /// Prefixes of the store's keys.
 const RECORDS: &[u8] = b"o/";
 const KEYS: &[u8] = b"k/";
+const TOKENS: &[u8] = b"t/";
 /// Name of the records' kind in what they are bound to.
 const ORGANIZATION: &[u8] = b"organization";
 /// How often a read is repeated when a write came between its two halves.
@@ -201,11 +206,7 @@ impl Vault {
                 continue;
             }
             let place = self.place(*index);
-            let aad = place.key_aad(wrapped.generation, &wrapped.kek_id);
-            let key = self
-                .keys
-                .unwrap_dek(&wrapped.kek_id, &wrapped.wrapped, &aad)
-                .await?;
+            let key = self.unwrap_key(index, &wrapped).await?;
             let opened = sealed::open(&key, &place.aad(&header), sealed)
                 .map_err(|_| Error::Corrupt("a record that does not open under its key"))?;
             let record = Record::decode(&opened, header.version)?;
@@ -216,11 +217,23 @@ impl Vault {
                 record,
                 entry,
                 generation: header.generation,
+                key,
             }));
         }
         Err(Error::Corrupt(
             "a record whose key is of another generation",
         ))
+    }
+
+    /// An organization's key.
+    async fn unwrap_key(&self, index: &Index, wrapped: &WrappedKey) -> Result<SymmetricKey, Error> {
+        let aad = self
+            .place(*index)
+            .key_aad(wrapped.generation, &wrapped.kek_id);
+        let key = self
+            .keys
+            .unwrap_dek(&wrapped.kek_id, &wrapped.wrapped, &aad);
+        Ok(key.await?)
     }
 
     fn place(&self, index: Index) -> Place {
@@ -249,6 +262,15 @@ struct Found {
     record: Record,
     entry: Entry,
     generation: u32,
+    /// What it is sealed under.
+    key: SymmetricKey,
+}
+
+impl Found {
+    /// Holds until the record is written again.
+    fn unchanged(&self, index: &Index) -> Compare {
+        Compare::Unchanged(Key::new(RECORDS, index), self.entry.revision)
+    }
 }
 
 /// Decodes bytes as everything that lies in a store. What decodes comes back the same.
@@ -256,6 +278,7 @@ struct Found {
 #[doc(hidden)]
 pub fn fuzz_record(bytes: &[u8]) {
     let _ = envelope::parse(bytes);
+    kept_token::fuzz(bytes);
     if let Ok(key) = WrappedKey::decode(bytes) {
         assert_eq!(key.encode(), bytes);
     }

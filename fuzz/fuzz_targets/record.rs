@@ -1,4 +1,4 @@
-//! What lies in the store: records, their envelopes and wrapped keys, and sealed texts.
+//! What lies in the store: records, kept tokens, their envelopes and wrapped keys, and sealed texts.
 #![no_main]
 
 use std::sync::LazyLock;

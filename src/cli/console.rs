@@ -27,6 +27,21 @@ impl Console<'_> {
         writeln!(self.out).map_err(Error::Io)
     }
 
+    /// Writes one of several results for people, and lets it be seen at once.
+    pub(super) fn line(&mut self, line: &str) -> Result<(), Error> {
+        writeln!(self.out, "{}", printable(line))
+            .and_then(|()| self.out.flush())
+            .map_err(Error::Io)
+    }
+
+    /// Writes one of several results as JSON on a line of its own, and lets it be seen at once.
+    pub(super) fn json_line(&mut self, value: &impl Serialize) -> Result<(), Error> {
+        serde_json::to_writer(&mut *self.out, value).map_err(|cause| Error::Io(cause.into()))?;
+        writeln!(self.out)
+            .and_then(|()| self.out.flush())
+            .map_err(Error::Io)
+    }
+
     /// Writes a line that is not part of the result, after its kind: `warning` or `note`.
     pub(super) fn remark(&mut self, kind: &str, message: &str) -> Result<(), Error> {
         writeln!(self.err, "{kind}: {}", printable(message)).map_err(Error::Io)

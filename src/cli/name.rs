@@ -4,7 +4,7 @@ use clap::ValueEnum;
 
 use crate::pb::{
     admin::v1::{Cloud, CredentialKind, OrganizationState, WarningReason},
-    v1::Resource,
+    v1::{Purpose, Resource},
 };
 
 /// A Microsoft cloud.
@@ -31,6 +31,24 @@ pub(super) enum ResourceName {
     Sharepoint,
     /// Azure AD Graph, which Microsoft has shut down.
     AzureAdGraph,
+}
+
+/// What a token is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum PurposeName {
+    /// Scheduled work.
+    Backup,
+    /// A restore, which goes before everything else.
+    Restore,
+}
+
+impl From<PurposeName> for Purpose {
+    fn from(name: PurposeName) -> Self {
+        match name {
+            PurposeName::Backup => Self::Backup,
+            PurposeName::Restore => Self::Restore,
+        }
+    }
 }
 
 impl From<CloudName> for Cloud {

@@ -95,6 +95,9 @@ pub struct RotateArguments {
     /// Revision that must still be the current one. Left out: whichever is.
     #[arg(long, value_name = "N")]
     revision: Option<u64>,
+    /// Hand out no token any more that was obtained with the old credential: for one that has leaked.
+    #[arg(long)]
+    forget_tokens: bool,
     /// Check everything, the credential at Entra included, and change nothing.
     #[arg(long)]
     validate_only: bool,
@@ -244,6 +247,7 @@ async fn rotate(
         revision,
         credential: Some(credential),
         validate_only: arguments.validate_only,
+        forget_tokens: arguments.forget_tokens,
     });
     let response = response
         .await

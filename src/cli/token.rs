@@ -1,27 +1,52 @@
 //! `token`: access tokens.
 
 mod jwt;
+mod report;
+mod watch;
 
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use self::report::ReportArguments;
 use super::{
-    Console, Options, Output, connection, error::Error, name::ResourceName, table::Table, value,
+    Console, Options, Output, connection,
+    error::Error,
+    name::{PurposeName, ResourceName},
+    table::Table,
+    value,
 };
-use crate::client::{Client, Token, TokenOptions};
+use crate::client::{Client, ConnectionConfig, Token, TokenOptions};
 
 /// What to do with tokens.
 #[derive(Debug, Subcommand)]
 pub enum TokenCommand {
     /// Get an access token. The table does not show the token itself; `-o token` and `-o json` do.
-    Get(GetArguments),
+    Get(WantedArguments),
+    /// Show each token as it comes, one line each: its times and its fingerprint, not the token.
+    /// Runs until there will be no next one.
+    Watch(WantedArguments),
+    /// Tell the broker that an API refused a token, and show what it makes of that.
+    Report(ReportArguments),
 }
 
-/// Which token to get.
+/// Which token is wanted, and for what.
 #[derive(Debug, Args)]
-pub struct GetArguments {
+pub struct WantedArguments {
+    #[command(flatten)]
+    of: KeyArguments,
+    /// How long the token must live at least, as in 660s or 11m. Left out: 5 minutes.
+    #[arg(long, value_name = "DURATION", value_parser = value::parse_duration)]
+    min_remaining: Option<Duration>,
+    /// What the token is wanted for.
+    #[arg(long, value_enum, default_value_t = PurposeName::Backup)]
+    purpose: PurposeName,
+}
+
+/// What the token is of.
+#[derive(Debug, Args)]
+struct KeyArguments {
     /// Id of the organization.
     #[arg(value_name = "ORGANIZATION")]
     organization_id: String,
@@ -31,9 +56,6 @@ pub struct GetArguments {
     /// Only with sharepoint: one of the organization's hosts. Left out: its root host.
     #[arg(long, value_name = "HOST")]
     sharepoint_host: Option<String>,
-    /// How long the token must live at least, as in 660s or 11m. Left out: 5 minutes.
-    #[arg(long, value_name = "DURATION", value_parser = value::parse_duration)]
-    min_remaining: Option<Duration>,
 }
 
 /// A token in JSON: the fields of the contract.
@@ -54,17 +76,40 @@ pub(super) async fn run(
     command: TokenCommand,
     console: &mut Console<'_>,
 ) -> Result<(), Error> {
-    let TokenCommand::Get(arguments) = command;
-    let client = Client::connect(&connection(options)?).await?;
-    let wanted = TokenOptions {
-        sharepoint_host: arguments.sharepoint_host,
-        min_remaining: arguments.min_remaining,
+    // Who sits before it decides on whether to try again.
+    let config = ConnectionConfig {
+        max_attempts: 1,
+        ..connection(options)?
     };
-    let resource = arguments.resource.into();
-    let token = client
-        .token(&arguments.organization_id, resource, wanted)
-        .await?;
-    write(options.output, &token, console)
+    match command {
+        TokenCommand::Get(wanted) => {
+            let client = Client::connect(&config).await?;
+            let resource = wanted.of.resource.into();
+            let token = client.token(&wanted.of.organization_id, resource, wanted.options());
+            write(options.output, &*token.await?, console)
+        }
+        TokenCommand::Watch(wanted) => {
+            let client = Client::connect(&config).await?;
+            watch::run(options.output, &client, &wanted, console).await
+        }
+        TokenCommand::Report(arguments) => {
+            // Before connecting: what is wrong with the file is told first.
+            let refusal = arguments.refusal(console)?;
+            let client = Client::connect(&config).await?;
+            report::run(options.output, &client, &arguments, refusal, console).await
+        }
+    }
+}
+
+impl WantedArguments {
+    fn options(&self) -> TokenOptions {
+        TokenOptions {
+            sharepoint_host: self.of.sharepoint_host.clone(),
+            min_remaining: self.min_remaining,
+            purpose: self.purpose.into(),
+            timeout: None,
+        }
+    }
 }
 
 fn write(output: Output, token: &Token, console: &mut Console<'_>) -> Result<(), Error> {
@@ -114,19 +159,10 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::secret::AccessToken;
 
     fn written(output: Output, access_token: &str) -> String {
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-        let token = Token {
-            access_token: AccessToken::new(access_token.into()),
-            expire_time: time,
-            refresh_time: time - Duration::from_secs(1800),
-            resource_url: "https://graph.microsoft.com".into(),
-            client_id: String::new(),
-            credential_version: 3,
-            fingerprint: "f00d".into(),
-        };
+        let token = crate::client::token_for_tests(access_token, "f00d", time);
         let mut out = Vec::new();
         let mut console = Console {
             input: &mut std::io::empty(),

@@ -20,6 +20,9 @@ use super::Error;
 const TIMEOUT_SECONDS: u64 = 60;
 /// More would only hide a broker that hangs.
 const TIMEOUT_SECONDS_MAX: u64 = 3600;
+/// How often a call is tried, if `max_attempts` does not say otherwise, and at most. With the pauses
+/// between them, ten attempts outlast the restart of a broker.
+const MAX_ATTEMPTS: u32 = 10;
 /// The TCP connection, and again the TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a quiet connection is probed. Below the idle limits of common load balancers.
@@ -54,13 +57,20 @@ pub struct ConnectionConfig {
     /// How many seconds one call may take: 1 to 3600, in a file 60 if absent.
     #[serde(default = "default_timeout_seconds")]
     pub timeout_seconds: u64,
+    /// How often a [`Client`](super::Client) tries a call at most, while the broker cannot be reached
+    /// or says that waiting helps: 1 to 10, in a file 10 if absent. 1 is not to try again.
+    #[serde(default = "default_max_attempts")]
+    pub max_attempts: u32,
 }
 
 /// An open connection. Cheap to clone: clones share it. It reconnects by itself.
 #[derive(Clone, Debug)]
 pub(super) struct Connection {
     pub(super) channel: Channel,
-    timeout: Duration,
+    /// How long a call may take.
+    pub(super) timeout: Duration,
+    /// How often a call is tried, where it is tried again at all.
+    pub(super) max_attempts: u32,
 }
 
 impl ConnectionConfig {
@@ -81,6 +91,7 @@ impl ConnectionConfig {
         })?;
         config.url()?;
         config.timeout()?;
+        config.max_attempts()?;
         let folder = path.parent().unwrap_or(Path::new(""));
         for file in [
             &mut config.ca_file,
@@ -113,6 +124,14 @@ impl ConnectionConfig {
         Ok(Duration::from_secs(self.timeout_seconds))
     }
 
+    fn max_attempts(&self) -> Result<u32, Error> {
+        if !(1..=MAX_ATTEMPTS).contains(&self.max_attempts) {
+            let message = format!("`max_attempts` must be 1 to {MAX_ATTEMPTS}");
+            return Err(Error::configuration(message));
+        }
+        Ok(self.max_attempts)
+    }
+
     fn tls(&self) -> Result<ClientTlsConfig, Error> {
         // Read here because an unusable file is passed over in silence further down, and the
         // handshake then fails for what looks like another cause.
@@ -138,6 +157,7 @@ impl Connection {
     pub(super) async fn open(config: &ConnectionConfig) -> Result<Self, Error> {
         let url = config.url()?;
         let timeout = config.timeout()?;
+        let max_attempts = config.max_attempts()?;
         let endpoint = Endpoint::from_shared(url.to_string())
             .and_then(|endpoint| {
                 endpoint.user_agent(concat!("kodo-broker/", env!("CARGO_PKG_VERSION")))
@@ -156,15 +176,28 @@ impl Connection {
         })?;
         let channel = endpoint.connect().await;
         let channel = channel.map_err(|cause| Error::connection(&config.endpoint, &cause))?;
-        Ok(Self { channel, timeout })
+        Ok(Self {
+            channel,
+            timeout,
+            max_attempts,
+        })
     }
 
     /// A request that tells the broker, and the channel, how long it may take.
     pub(super) fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        request.set_timeout(self.timeout);
-        request
+        within(message, self.timeout)
     }
+}
+
+/// A request that tells the broker, and the channel, that it may take this long.
+pub(super) fn within<T>(message: T, limit: Duration) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(limit);
+    request
+}
+
+fn default_max_attempts() -> u32 {
+    MAX_ATTEMPTS
 }
 
 fn default_timeout_seconds() -> u64 {
@@ -253,6 +286,16 @@ mod tests {
             let error = load(&format!("{FILE}\ntimeout_seconds = {seconds}"));
             assert!(error.is_err(), "{seconds}");
         }
+    }
+
+    #[test]
+    fn attempts_are_at_least_one_and_bounded() {
+        for attempts in ["0", "11"] {
+            let error = load(&format!("{FILE}\nmax_attempts = {attempts}"));
+            assert!(error.is_err(), "{attempts}");
+        }
+        let (_, config) = load(FILE).expect("a valid file");
+        assert_eq!(config.max_attempts, 10);
     }
 
     #[tokio::test]

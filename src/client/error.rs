@@ -139,6 +139,55 @@ impl Error {
         error
     }
 
+    /// Whether the call got no answer from a broker: the connection failed, or something on the way,
+    /// as a proxy of a mesh, answered in the broker's place that it cannot reach it.
+    pub(super) fn is_lost(&self) -> bool {
+        self.origin() == Origin::Connection
+            || (self.code() == Code::Unavailable && self.reason_name().is_none())
+    }
+
+    /// Whether the same call may succeed later without anybody doing anything about it.
+    pub(super) fn is_temporary(&self) -> bool {
+        self.is_lost() || self.retry_after().is_some()
+    }
+
+    /// Whether one side has refused the other's certificate: trying again would not mend that.
+    pub(super) fn is_certificate_refusal(&self) -> bool {
+        self.origin() == Origin::Connection && certificate_advice(self.message()).is_some()
+    }
+
+    /// Whether what was given before is taken back with this: nobody is to use the token on.
+    pub(super) fn is_withdrawal(&self) -> bool {
+        matches!(
+            self.reason(),
+            Some(
+                ErrorReason::OrganizationRevoked
+                    | ErrorReason::OrganizationNotFound
+                    | ErrorReason::CallerNotAuthorized
+                    | ErrorReason::ResourceNotAllowed
+            )
+        )
+    }
+
+    /// A caller's time is over.
+    pub(super) fn out_of_time() -> Self {
+        let message = "the broker did not answer in time";
+        Self::new(Origin::Connection, Code::DeadlineExceeded, message.into())
+    }
+
+    /// The broker ended a stream without saying why.
+    pub(super) fn ended_stream() -> Self {
+        let message = "the broker ended the stream";
+        Self::new(Origin::Connection, Code::Unavailable, message.into())
+    }
+
+    /// The broker's token has ended before it was here.
+    pub(super) fn ended_token() -> Self {
+        let message = "the token that the broker sent has already ended; compare the clock of this \
+                       machine with the broker's";
+        Self::new(Origin::Broker, Code::Internal, message.into())
+    }
+
     /// The broker's answer lacks `field`, which it promises to fill.
     pub(crate) fn incomplete_answer(field: &str) -> Self {
         let message = format!("the broker's answer has no valid `{field}`");
@@ -161,8 +210,7 @@ impl Error {
     /// A call got no answer.
     fn lost(cause: &(dyn StdError + 'static)) -> Self {
         if chain(cause).any(|cause| cause.is::<tonic::TimeoutExpired>()) {
-            let message = "the broker did not answer in time";
-            return Self::new(Origin::Connection, Code::DeadlineExceeded, message.into());
+            return Self::out_of_time();
         }
         let causes = causes(cause);
         let message = format!("the connection to the broker failed: {causes}");

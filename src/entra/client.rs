@@ -7,7 +7,7 @@ use serde::Deserialize;
 use url::Url;
 
 use super::{
-    Error, Grant, Principal, RejectionKind, TokenEndpoint, TokenRequest, Urgency,
+    Error, Grant, Principal, RejectionKind, TokenEndpoint, TokenRequest, Trouble, Urgency,
     authority::Authorities,
     client_assertion, graph,
     http::{Answer, Http},
@@ -137,18 +137,22 @@ fn refusal(answer: Answer) -> Error {
     if status.as_u16() == 429 {
         return throttled;
     }
-    let in_trouble = |host| Error::Unreachable {
-        host,
+    let in_trouble = |trouble| Error::Unreachable {
+        host: answer.host.clone(),
+        trouble,
         reason: format!("it answers {}", status.as_u16()).into(),
         retry_after: answer.retry_after,
     };
     if status.is_server_error() {
-        return in_trouble(answer.host);
+        return in_trouble(Trouble::Server);
     }
-    match wire::rejection(&answer.body) {
+    if status.as_u16() == 408 {
+        return in_trouble(Trouble::Timeout);
+    }
+    match wire::rejection(&answer.body).map(|rejection| rejection.of_status(status.as_u16())) {
         Some(rejection) => match rejection.kind {
             RejectionKind::Throttled => throttled,
-            RejectionKind::Transient => in_trouble(answer.host),
+            RejectionKind::Transient => in_trouble(Trouble::Transient),
             _ => Error::Rejected(rejection.into()),
         },
         None => Error::AnswerInvalid {

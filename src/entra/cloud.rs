@@ -60,6 +60,20 @@ impl Audience {
         }
     }
 
+    /// The one with this base URL, as [`Self::url`] gave it; `None` if no cloud has it.
+    #[must_use]
+    pub fn of_url(url: &str) -> Option<Self> {
+        let host = url.strip_prefix("https://")?;
+        Cloud::ALL.into_iter().find_map(|cloud| {
+            let fixed = [Self::graph, Self::exchange, Self::azure_ad_graph].map(|of| of(cloud));
+            let sharepoint = SharePointHost::parse(host, cloud);
+            let mut known = fixed
+                .into_iter()
+                .chain(sharepoint.iter().map(Self::sharepoint));
+            known.find(|audience| audience.url() == url)
+        })
+    }
+
     fn of_host(host: &str) -> Self {
         Self(format!("https://{host}"))
     }
@@ -84,6 +98,33 @@ mod tests {
 
     fn tenant() -> TenantId {
         TenantId::parse("8d7f1c1e-0c5e-4a5c-9d6a-3f1f6f0f9b1a").expect("a GUID")
+    }
+
+    #[test]
+    fn an_audience_is_found_again_by_its_url_and_nothing_else_is() {
+        for cloud in Cloud::ALL {
+            let host = format!("contoso{}", cloud.sharepoint_suffix());
+            let host = SharePointHost::parse(&host, cloud).expect("a host");
+            for audience in [
+                Audience::graph(cloud),
+                Audience::exchange(cloud),
+                Audience::azure_ad_graph(cloud),
+                Audience::sharepoint(&host),
+            ] {
+                assert_eq!(Audience::of_url(audience.url()), Some(audience));
+            }
+        }
+        for url in [
+            "",
+            "graph.microsoft.com",
+            "http://graph.microsoft.com",
+            "https://graph.microsoft.com/",
+            "https://GRAPH.microsoft.com",
+            "https://Contoso.sharepoint.com",
+            "https://evil.example",
+        ] {
+            assert_eq!(Audience::of_url(url), None, "{url}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 
-use super::{Error, client::THROTTLED, http::Answer};
+use super::{Error, Trouble, client::THROTTLED, http::Answer};
 use crate::organization::{Cloud, SharePointHost};
 
 #[derive(Deserialize)]
@@ -29,6 +29,7 @@ pub(super) fn root_host(cloud: Cloud, answer: Answer) -> Result<SharePointHost, 
     if answer.status.is_server_error() {
         return Err(Error::Unreachable {
             host,
+            trouble: Trouble::Server,
             reason: format!("it answers {}", answer.status.as_u16()).into(),
             retry_after: answer.retry_after,
         });

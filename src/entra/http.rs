@@ -1,29 +1,37 @@
-//! HTTPS towards Microsoft: one place that bounds time, size and number of requests, follows no
-//! redirect (a redirected POST would carry the secret along) and ignores proxies of the environment.
+//! HTTPS towards Microsoft: one place that bounds time and size of a request, follows no redirect (a
+//! redirected POST would carry the secret along), retries nothing and ignores proxies of the
+//! environment. How many requests there are is the business of [`super::paced`].
+//!
+//! Bodies are not decompressed, and no compression is offered: the body of an answer that is
+//! compressed all the same is no JSON, and cannot grow.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use reqwest::{StatusCode, header, redirect, tls};
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::time::timeout;
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::Error;
-use crate::{config::EntraConfig, secret::AccessToken};
+use super::{Error, Trouble};
+use crate::{clock::Clock, config::EntraConfig, secret::AccessToken};
 
 /// Longest body that is read. A token is at most 16 KiB, the OpenID configuration 2 KiB.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Bounds of what a `Retry-After` may ask for.
 const RETRY_MIN: Duration = Duration::from_secs(1);
-const RETRY_MAX: Duration = Duration::from_secs(300);
+pub(super) const RETRY_MAX: Duration = Duration::from_secs(300);
+
 /// An HTTPS client.
 #[derive(Debug)]
 pub struct Http {
     client: reqwest::Client,
-    /// One for each request that may be under way.
-    permits: Semaphore,
-    /// For one request, the wait for a permit included.
+    /// For one request, from the connection to the last byte of the body.
     deadline: Duration,
+    /// What a `Retry-After` that is a date is compared with.
+    clock: Clock,
 }
 
 /// A whole answer. It may hold a token, so it cannot be printed, and is wiped.
@@ -56,7 +64,7 @@ impl Http {
     ///
     /// # Errors
     /// [`BuildError`] if the file with further CAs cannot be used.
-    pub fn new(config: &EntraConfig) -> Result<Self, BuildError> {
+    pub fn new(config: &EntraConfig, clock: Clock) -> Result<Self, BuildError> {
         let unusable = |error: reqwest::Error| BuildError::Client(error.to_string());
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("kodo-broker/", env!("CARGO_PKG_VERSION")))
@@ -90,8 +98,8 @@ impl Http {
         };
         Ok(Self {
             client: builder.build().map_err(unusable)?,
-            permits: Semaphore::new(config.concurrent_requests_max.get().into()),
             deadline: config.request_timeout(),
+            clock,
         })
     }
 
@@ -113,30 +121,24 @@ impl Http {
 
     async fn send(&self, url: &Url, request: reqwest::RequestBuilder) -> Result<Answer, Error> {
         let host: Arc<str> = url.host_str().unwrap_or_default().into();
-        let unreachable = |reason: &str| Error::Unreachable {
-            host: host.clone(),
-            reason: reason.into(),
-            retry_after: None,
-        };
         let exchange = async {
-            let permit = self.permits.acquire().await;
-            let _permit = permit.map_err(|_| unreachable("the broker is stopping"))?;
             let request = request.header(header::ACCEPT, "application/json");
-            // Of the error only its kind is kept: its text may hold the URL.
-            let response = request
-                .send()
-                .await
-                .map_err(|error| unreachable(&reason(&error)))?;
-            read(response, host.clone()).await
+            let response = request.send().await;
+            let response = response.map_err(|error| broken(&host, &error))?;
+            let retry_after = retry_after(response.headers(), self.clock.now());
+            read(response, host.clone(), retry_after).await
         };
         let outcome = timeout(self.deadline, exchange).await;
-        outcome.unwrap_or_else(|_| Err(unreachable("no answer in time")))
+        outcome.unwrap_or_else(|_| Err(late(&host)))
     }
 }
 
-async fn read(mut response: reqwest::Response, host: Arc<str>) -> Result<Answer, Error> {
+async fn read(
+    mut response: reqwest::Response,
+    host: Arc<str>,
+    retry_after: Option<Duration>,
+) -> Result<Answer, Error> {
     let status = response.status();
-    let retry_after = retry_after(response.headers());
     let mut body = Zeroizing::new(Vec::new());
     loop {
         match response.chunk().await {
@@ -146,13 +148,7 @@ async fn read(mut response: reqwest::Response, host: Arc<str>) -> Result<Answer,
             }
             Ok(Some(chunk)) => body.extend_from_slice(&chunk),
             Ok(None) => break,
-            Err(error) => {
-                return Err(Error::Unreachable {
-                    host,
-                    reason: reason(&error).into(),
-                    retry_after: None,
-                });
-            }
+            Err(error) => return Err(broken(&host, &error)),
         }
     }
     Ok(Answer {
@@ -163,18 +159,43 @@ async fn read(mut response: reqwest::Response, host: Arc<str>) -> Result<Answer,
     })
 }
 
-/// Seconds only: that is what Entra sends.
-fn retry_after(headers: &header::HeaderMap) -> Option<Duration> {
-    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
-    let seconds = value.trim().parse().ok().map(Duration::from_secs)?;
-    Some(seconds.clamp(RETRY_MIN, RETRY_MAX))
+/// Seconds or a date (RFC 9110 §10.2.3), within bounds. Whatever else it is, it asks for nothing.
+fn retry_after(headers: &header::HeaderMap, now: SystemTime) -> Option<Duration> {
+    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+    let delay = if digits {
+        value.parse().map_or(RETRY_MAX, Duration::from_secs)
+    } else {
+        let date = httpdate::parse_http_date(value).ok()?;
+        date.duration_since(now).unwrap_or_default()
+    };
+    Some(delay.clamp(RETRY_MIN, RETRY_MAX))
+}
+
+fn late(host: &Arc<str>) -> Error {
+    Error::Unreachable {
+        host: host.clone(),
+        trouble: Trouble::Timeout,
+        reason: "no answer in time".into(),
+        retry_after: None,
+    }
+}
+
+/// Of the error only its kind is kept: its text may hold the URL.
+fn broken(host: &Arc<str>, error: &reqwest::Error) -> Error {
+    if error.is_timeout() {
+        return late(host);
+    }
+    Error::Unreachable {
+        host: host.clone(),
+        trouble: Trouble::Connection,
+        reason: reason(error).into(),
+        retry_after: None,
+    }
 }
 
 /// The innermost cause, which tells a refused connection from an unknown name or certificate.
 fn reason(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        return "no answer in time".into();
-    }
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {
         cause = source;
@@ -196,18 +217,40 @@ fn reason(error: &reqwest::Error) -> String {
 mod tests {
     use super::*;
 
+    /// Sun, 06 Nov 1994 08:49:37 GMT, the example of the RFC.
+    const NOW: Duration = Duration::from_secs(784_111_777);
+
+    fn seconds(value: Option<&'static str>) -> Option<u64> {
+        let value = value.map(header::HeaderValue::from_static);
+        let headers = value.into_iter().map(|value| (header::RETRY_AFTER, value));
+        let now = SystemTime::UNIX_EPOCH + NOW;
+        retry_after(&headers.collect(), now).map(|delay| delay.as_secs())
+    }
+
     #[test]
-    fn a_retry_after_is_clamped_and_odd_ones_are_none() {
-        let of = |value: Option<&'static str>| {
-            let value = value.map(header::HeaderValue::from_static);
-            let headers = value.into_iter().map(|value| (header::RETRY_AFTER, value));
-            retry_after(&headers.collect()).map(|delay| delay.as_secs())
-        };
-        assert_eq!(of(Some("17")), Some(17));
-        assert_eq!(of(Some("0")), Some(1));
-        assert_eq!(of(Some("1000000000")), Some(300));
-        for odd in [None, Some("-1"), Some("soon"), Some("")] {
-            assert_eq!(of(odd), None, "{odd:?}");
+    fn a_retry_after_is_seconds_or_a_date_and_clamped() {
+        for (value, expected) in [
+            ("17", 17),
+            (" 17 ", 17),
+            ("0", 1),
+            ("1000000000", 300),
+            ("99999999999999999999999", 300),
+            ("Sun, 06 Nov 1994 08:50:07 GMT", 30),
+            ("Sunday, 06-Nov-94 08:50:07 GMT", 30),
+            ("Sun Nov  6 08:50:07 1994", 30),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", 1),
+            ("Sat, 05 Nov 1994 08:49:37 GMT", 1),
+            ("Sat, 06 Nov 2094 08:49:37 GMT", 300),
+        ] {
+            assert_eq!(seconds(Some(value)), Some(expected), "{value}");
         }
+    }
+
+    #[test]
+    fn an_odd_retry_after_asks_for_nothing() {
+        for odd in ["-1", "soon", "", "1.5", "+3", "Sun, 06 Nov 1994", "0x10"] {
+            assert_eq!(seconds(Some(odd)), None, "{odd:?}");
+        }
+        assert_eq!(seconds(None), None);
     }
 }

@@ -79,7 +79,8 @@ impl Rejection {
     /// of it is kept.
     #[must_use]
     pub fn new(error: &str, code: Option<u32>, description: &str, support: Support) -> Self {
-        let row = code.and_then(known).unwrap_or_else(|| by_error(error));
+        let row = code.and_then(known).or_else(|| by_error(error));
+        let row = row.unwrap_or(&table::UNKNOWN);
         let row = match code {
             // "The key used is expired" comes under the number of "signature cannot be verified".
             Some(700_027) if description.contains("expired") => &table::CERTIFICATE_EXPIRED,
@@ -97,6 +98,37 @@ impl Rejection {
     }
 }
 
+impl Rejection {
+    /// The same, classified by the HTTP status too: 401 is for clients that did not authenticate (RFC
+    /// 6749 §5.2). It decides only where neither number nor `error` is known, since the statuses of
+    /// Entra drift.
+    #[must_use]
+    pub fn of_status(self, status: u16) -> Self {
+        let row = match status {
+            401 => &table::INVALID_CLIENT,
+            _ => return self,
+        };
+        if self.code.and_then(known).is_some() || by_error(&self.error).is_some() {
+            return self;
+        }
+        Self {
+            kind: row.kind,
+            explanation: row.explanation,
+            remedy: row.remedy,
+            ..self
+        }
+    }
+
+    /// Whether it may only mean that a change has not reached all of Entra's servers: a new secret,
+    /// certificate, federated credential, application or consent. That takes seconds, rarely minutes;
+    /// outside such a window the refusal is final, and to retry it would be abuse.
+    #[must_use]
+    pub fn may_be_propagation(&self) -> bool {
+        self.code
+            .is_some_and(|code| table::PROPAGATING.contains(&code))
+    }
+}
+
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.code {
@@ -110,8 +142,8 @@ fn known(code: u32) -> Option<&'static Row> {
     TABLE.iter().find(|row| row.codes.contains(&code))
 }
 
-fn by_error(error: &str) -> &'static Row {
-    match error {
+fn by_error(error: &str) -> Option<&'static Row> {
+    Some(match error {
         "invalid_client" => &table::INVALID_CLIENT,
         "unauthorized_client" => &table::UNAUTHORIZED_CLIENT,
         // npm oidc-provider and RFC 8707 say `invalid_target` where Entra says `invalid_resource`.
@@ -119,9 +151,10 @@ fn by_error(error: &str) -> &'static Row {
         "invalid_tenant" => &table::INVALID_TENANT,
         "consent_required" => &table::CONSENT_REQUIRED,
         "interaction_required" => &table::INTERACTION_REQUIRED,
-        "temporarily_unavailable" | "server_error" => &table::TEMPORARY,
-        _ => &table::UNKNOWN,
-    }
+        // RFC 6749 §4.1.2.1 has the first two; the last is Entra's own.
+        "temporarily_unavailable" | "server_error" | "request_timeout" => &table::TEMPORARY,
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -180,6 +213,39 @@ mod tests {
             RejectionKind::BlockedByPolicy
         );
         assert_eq!(kind("what_is_this", 1), RejectionKind::Other);
+    }
+
+    #[test]
+    fn where_nothing_else_is_known_the_status_decides() {
+        let of = |error: &str, code: Option<u32>, status| {
+            let rejection = Rejection::new(error, code, "", Support::default());
+            rejection.of_status(status).kind
+        };
+        let refused = RejectionKind::CredentialRejected;
+        assert_eq!(of("what_is_this", None, 401), refused);
+        assert_eq!(of("what_is_this", Some(1), 401), refused);
+        assert_eq!(of("what_is_this", Some(1), 400), RejectionKind::Other);
+        assert_eq!(of("what_is_this", Some(1), 403), RejectionKind::Other);
+        let consent = RejectionKind::ConsentRequired;
+        assert_eq!(of("consent_required", Some(1), 401), consent);
+        assert_eq!(of("what_is_this", Some(65_001), 401), consent);
+        // Known, and known to be nothing that waiting or another credential changes.
+        assert_eq!(
+            of("invalid_request", Some(90_036), 401),
+            RejectionKind::Other
+        );
+    }
+
+    #[test]
+    fn what_may_only_have_to_spread_is_told_from_what_is_final() {
+        let of = |code| Rejection::new("invalid_client", code, "", Support::default());
+        for code in table::PROPAGATING {
+            assert!(known(*code).is_some(), "{code} is explained");
+            assert!(of(Some(*code)).may_be_propagation(), "{code}");
+        }
+        for code in [None, Some(7_000_112), Some(53_003), Some(90_002), Some(1)] {
+            assert!(!of(code).may_be_propagation(), "{code:?}");
+        }
     }
 
     #[test]

@@ -9,9 +9,12 @@ use tonic_types::FieldViolation;
 
 use super::status::fields_invalid;
 use crate::{
+    entra::{Lane, claims::ClaimsChallenge},
+    hex,
     malformed::Malformed,
     organization::{ClientId, Cloud, OrganizationId, Resource, SharePointHost},
     pb::{admin::v1 as admin, v1},
+    token::report::Refused,
 };
 
 /// What was found wrong so far.
@@ -32,7 +35,7 @@ impl Fields {
     }
 
     /// The answer to the caller: everything that was noted. Where nothing was, the values are there.
-    pub(super) fn refused(self) -> Status {
+    pub(super) fn into_status(self) -> Status {
         fields_invalid(self.0)
     }
 
@@ -133,6 +136,57 @@ impl Fields {
         resource
     }
 
+    /// Who goes first where requests to Entra have to queue.
+    pub(super) fn lane(&mut self, number: i32) -> Option<Lane> {
+        match v1::Purpose::try_from(number) {
+            Ok(v1::Purpose::Unspecified | v1::Purpose::Backup) => Some(Lane::Caller),
+            Ok(v1::Purpose::Restore) => Some(Lane::Restore),
+            Err(_) => {
+                self.refuse("purpose", "must be one of the values of the enum Purpose");
+                None
+            }
+        }
+    }
+
+    pub(super) fn fingerprint(&mut self, text: &str) -> Option<[u8; 32]> {
+        let parsed = hex::parse(text);
+        if parsed.is_none() {
+            let why = "must be the `fingerprint` of a token: 64 hex digits";
+            self.refuse("fingerprint", why);
+        }
+        parsed
+    }
+
+    /// What an API answered to a token.
+    pub(super) fn refused(&mut self, http_status: u32, claims_challenge: &str) -> Option<Refused> {
+        match (http_status, claims_challenge) {
+            (401, "") => Some(Refused::Unauthorized(None)),
+            (401, challenge) => match ClaimsChallenge::parse(challenge) {
+                Ok(claims) => Some(Refused::Unauthorized(Some(claims))),
+                Err(_) => {
+                    let why = "must be the `claims` parameter of the WWW-Authenticate header as it came: a JSON object with `access_token`, in base64";
+                    self.refuse("claims_challenge", why);
+                    None
+                }
+            },
+            (403, "") => Some(Refused::Forbidden),
+            (403, _) => {
+                self.refuse(
+                    "claims_challenge",
+                    "belongs to an `http_status` of 401; leave it out for others",
+                );
+                None
+            }
+            _ => {
+                self.refuse(
+                    "http_status",
+                    "must be 401 or 403: only these are about the token",
+                );
+                None
+            }
+        }
+    }
+
     /// How long a token must live: what the caller says, or `default`.
     pub(super) fn min_remaining(
         &mut self,
@@ -217,26 +271,14 @@ impl Fields {
         if text.is_empty() {
             return None;
         }
-        let digits = text.as_bytes();
-        let mut place = [0; 32];
-        let parsed = digits.len() == 64
-            && digits.iter().all(u8::is_ascii_hexdigit)
-            && place
-                .iter_mut()
-                .zip(text.as_bytes().chunks(2))
-                .all(|(byte, pair)| {
-                    let pair = std::str::from_utf8(pair).unwrap_or_default();
-                    u8::from_str_radix(pair, 16)
-                        .map(|value| *byte = value)
-                        .is_ok()
-                });
-        if !parsed {
+        let parsed = hex::parse(text);
+        if parsed.is_none() {
             self.refuse(
                 "page_token",
                 "must be the next_page_token of the page before, or empty",
             );
         }
-        parsed.then_some(place)
+        parsed
     }
 
     pub(super) fn page_size(&mut self, size: u32) -> usize {

@@ -14,6 +14,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
 use super::peer::Unidentified;
 use crate::{
+    audit,
     authz::Denied,
     entra::{self, Rejection, RejectionKind},
     pb::{self, v1::ErrorReason as Reason},
@@ -74,8 +75,18 @@ pub(super) fn deadline_exceeded(reason: Reason) -> Status {
     )
 }
 
+/// There are as many streams of tokens as there may be.
+pub(super) fn too_many_streams() -> Status {
+    retry(
+        Code::ResourceExhausted,
+        Reason::LimitReached,
+        "the broker has as many streams of tokens as it may; call GetToken, or raise tokens.streams_max",
+        RETRY,
+    )
+}
+
 /// The flight was cut off: the broker stops.
-fn shutting_down() -> Status {
+pub(super) fn shutting_down() -> Status {
     retry(
         Code::Unavailable,
         Reason::ShuttingDown,
@@ -91,6 +102,20 @@ pub(super) fn organization_not_found() -> Status {
         Reason::OrganizationNotFound,
         "there is no such organization",
     )
+}
+
+/// The reason that a status tells.
+pub(super) fn reason(status: &Status) -> &'static str {
+    let info = status.get_details_error_info();
+    let reason = info.and_then(|info| Reason::from_reason(&info.reason));
+    reason.unwrap_or(Reason::Unspecified).reason()
+}
+
+impl From<audit::Unavailable> for Status {
+    fn from(error: audit::Unavailable) -> Self {
+        let message = format!("{error}, so nothing can be done; try again");
+        retry(Code::Unavailable, Reason::AuditUnavailable, message, RETRY)
+    }
 }
 
 impl From<Unidentified> for Status {
@@ -189,6 +214,16 @@ impl From<entra::Error> for Status {
                 retry(Code::Unavailable, Reason::IdpAnswerInvalid, message, RETRY)
             }
             entra::Error::Assertion => status(Code::Internal, Reason::Internal, message),
+            entra::Error::Busy => {
+                let message =
+                    format!("{message}; try again later, or raise entra.queued_requests_max");
+                retry(
+                    Code::ResourceExhausted,
+                    Reason::LimitReached,
+                    message,
+                    RETRY,
+                )
+            }
         }
     }
 }

@@ -1,7 +1,6 @@
-//! The slots and flights of all organizations.
+//! The slots of all organizations.
 
 use std::{
-    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -9,60 +8,77 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tokio_util::task::TaskTracker;
 
-use super::{Error, Token, TokenKey, mint::Mint};
+use super::{
+    Error, Token, TokenKey,
+    flight::Source,
+    mint::Mint,
+    refresh::{Renewals, Schedule},
+    slot::{Flight, Outcome, Slot, Step},
+};
 use crate::{
-    entra::{Lane, Urgency},
+    entra::{Lane, Urgency, outage::Outage},
     organization::{OrganizationId, Resource},
 };
 
-/// Pause between refreshes that nobody waits for, while they fail.
-const REFRESH_PAUSE: Duration = Duration::from_secs(60);
-/// How often a flight is flown again because its organization changed under way.
-const FLIGHTS_MAX: usize = 4;
-
+/// How often a caller looks again because the organization changed while it waited.
+pub(super) const FLIGHTS_MAX: usize = 4;
 /// All tokens in memory. Cheap to clone; all clones are one cache.
 #[derive(Clone, Debug)]
-pub struct TokenCache(Arc<Inner>);
+pub struct TokenCache(pub(super) Arc<Inner>);
 
 #[derive(Debug)]
-struct Inner {
+pub(super) struct Inner {
     /// Lock-free to read, as every hit reads it.
     organizations: papaya::HashMap<OrganizationId, Arc<Organization>>,
     /// Slots of all organizations.
     slots: AtomicUsize,
-    slots_max: usize,
-    mint: Mint,
+    pub(super) limits: Limits,
+    pub(super) mint: Mint,
+    pub(super) outage: Outage,
+    schedule: Schedule,
     /// Flights under way, waited for when the broker stops.
-    flights: TaskTracker,
+    pub(super) flights: TaskTracker,
+    /// Where flights run: callers are served by threads that have better things to do than to sign
+    /// assertions.
+    pub(super) runtime: Handle,
+}
+
+/// What a cache may do.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Tokens in memory.
+    pub slots_max: usize,
+    /// How long after a change of the credential a refusal may be due to it.
+    pub propagation: Duration,
 }
 
 /// The tokens of an organization.
 #[derive(Debug, Default)]
-struct Organization {
-    /// A std mutex per organization: held for a look into a small map, never across an await, so a
+pub(super) struct Organization {
+    /// A std mutex per organization: held for a look at a few slots, never across an await, so a
     /// slow tenant holds up nobody, itself included.
     tokens: Mutex<Tokens>,
+    /// Told whenever something happens to a slot.
+    pub(super) changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Tokens {
-    /// Raised by whatever makes a flight under way worthless.
-    epoch: u64,
+pub(super) struct Tokens {
+    /// Raised by whatever makes every flight under way worthless.
+    pub(super) epoch: u64,
     /// No longer in the map: whoever still holds it must look again.
-    detached: bool,
-    slots: HashMap<Resource, Slot>,
-}
-
-#[derive(Debug, Default)]
-struct Slot {
-    token: Option<Arc<Token>>,
-    flight: Option<Flight>,
-    /// Before this, no refresh is begun ahead of need: the last flight was begun a moment ago, and if
-    /// the token is still the old one, it has failed or is slow.
-    no_refresh_before: Option<Instant>,
+    pub(super) detached: bool,
+    /// When the credential was last seen to change.
+    pub(super) changed_at: Option<Instant>,
+    /// Few: an organization has four resources, and a host or two of SharePoint.
+    slots: Vec<(Resource, Slot)>,
 }
 
 /// Where a token that is obtained elsewhere will land, if its organization stays as it is.
@@ -72,51 +88,76 @@ pub struct Landing {
     epoch: u64,
 }
 
-type Outcome = Result<Arc<Token>, Error>;
-type Flight = watch::Receiver<Option<Outcome>>;
-
 enum Found {
     Token(Arc<Token>),
     Flight(Flight, Arc<Organization>),
 }
 
 impl TokenCache {
-    /// An empty cache of at most `slots_max` tokens.
+    /// An empty cache, and the work of renewing them, which is to be run.
+    /// Flights run on the runtime that this is called on.
     #[must_use]
-    pub fn new(mint: Mint, slots_max: usize, flights: TaskTracker) -> Self {
-        Self(Arc::new(Inner {
+    pub fn new(
+        mint: Mint,
+        outage: Outage,
+        limits: Limits,
+        flights: TaskTracker,
+    ) -> (Self, Renewals) {
+        let (schedule, renewals) = Schedule::new();
+        let cache = Self(Arc::new(Inner {
             organizations: papaya::HashMap::new(),
             slots: AtomicUsize::new(0),
-            slots_max,
+            limits,
             mint,
+            outage,
+            schedule,
             flights,
-        }))
+            runtime: Handle::current(),
+        }));
+        (cache.clone(), renewals(cache))
     }
 
     /// A token that lives at least `needed` longer, if Entra gives such; see [`Token::serves`].
-    /// Cancel-safe: a flight goes on without its callers.
+    /// `lane` is how urgent that is. Cancel-safe: a flight goes on without its callers.
     ///
     /// # Errors
     /// [`Error`] of the flight, the same for all who waited for it.
-    pub async fn token(&self, key: &TokenKey, needed: Duration) -> Outcome {
+    pub async fn token(&self, key: &TokenKey, needed: Duration, lane: Lane) -> Outcome {
+        if let Some(token) = self.hit(key, needed) {
+            return Ok(token);
+        }
         for _ in 0..FLIGHTS_MAX {
-            let (mut flight, organization) = match self.find(key, needed)? {
+            let (mut flight, organization) = match self.find(key, needed, lane)? {
                 Found::Token(token) => return Ok(token),
                 Found::Flight(flight, organization) => (flight, organization),
             };
-            let outcome = match flight.wait_for(Option::is_some).await {
+            let outcome = match flight.landing.wait_for(Option::is_some).await {
                 Ok(outcome) => outcome.clone().unwrap_or(Err(Error::Interrupted)),
                 // The task ended without an outcome: it panicked, or the broker stops.
                 Err(_) => Err(Error::Interrupted),
             };
             match outcome {
-                // Forgotten between landing and now.
-                Ok(_) if organization.lock().detached => {}
+                // Forgotten while we waited: whatever it brought is of another time.
+                Ok(_) | Err(Error::Interrupted) if organization.lock().detached => {}
+                // One that was kept from before the broker started may be too old for this caller.
+                Ok(token) if token.serves(needed, Instant::now()) => return Ok(token),
+                Ok(_) => {}
                 Err(error) if error.spares_valid_token() => return self.valid(key).ok_or(error),
-                outcome => return outcome,
+                Err(error) => return Err(error),
             }
         }
         Err(Error::Interrupted)
+    }
+
+    /// The way of almost every call: the token is there, and nothing is to be done about it.
+    fn hit(&self, key: &TokenKey, needed: Duration) -> Option<Arc<Token>> {
+        let organizations = self.0.organizations.pin();
+        let mut tokens = organizations.get(&key.organization)?.lock();
+        let now = Instant::now();
+        let slot = tokens.slot_mut(&key.resource)?;
+        let token = slot.ready(needed, now)?.clone();
+        slot.asked_at = now;
+        (now < token.refresh_at).then_some(token)
     }
 
     /// Drops the organization's tokens, and the outcome of any flight under way.
@@ -136,23 +177,30 @@ impl TokenCache {
             // Whoever waits for one of its flights still has a receiver of it.
             tokens.slots.clear();
             organizations.remove(id);
+            organization.changed.notify_waiters();
             return;
         }
     }
 
-    /// Throws away the outcome of flights under way: the credential was replaced. Tokens obtained
-    /// with the old one stay; they are as good as before, and dropping them would put the next call
-    /// at the mercy of how fast Entra's replicas learn of the new one.
+    /// Throws away the outcome of flights under way, and what failed before: the credential was
+    /// replaced. Tokens obtained with the old one stay; they are as good as before, and dropping them
+    /// would put the next call at the mercy of how fast Entra's replicas learn of the new one.
     pub fn supersede(&self, id: &OrganizationId) {
         if let Some(organization) = self.0.organizations.pin().get(id) {
-            organization.lock().epoch += 1;
+            let mut tokens = organization.lock();
+            tokens.epoch += 1;
+            tokens.changed_at = Some(Instant::now());
+            for (_, slot) in &mut tokens.slots {
+                slot.failure = None;
+            }
+            organization.changed.notify_waiters();
         }
     }
 
     /// Prepares for [`Self::publish`]. To be called before the change that the token proves is stored.
     #[must_use]
     pub fn landing(&self, id: &OrganizationId) -> Landing {
-        let organization = self.organization(id);
+        let organization = self.0.organization(id);
         let epoch = organization.lock().epoch;
         Landing {
             organization,
@@ -161,13 +209,16 @@ impl TokenCache {
     }
 
     /// Takes a token that was obtained elsewhere: the proof of a new credential. Where the organization
-    /// was forgotten or its credential replaced since the landing was prepared, it is dropped.
-    pub fn publish(&self, landing: &Landing, resource: &Resource, token: Token) {
+    /// was changed or forgotten since `landing`, it is dropped.
+    pub fn publish(&self, landing: &Landing, key: &TokenKey, token: Token) {
         let mut tokens = landing.organization.lock();
         let is_current = !tokens.detached && tokens.epoch == landing.epoch;
-        if is_current && self.0.make_room(&tokens, resource).is_ok() {
-            let slot = tokens.slots.entry(resource.clone()).or_default();
-            slot.token = Some(Arc::new(token));
+        if is_current && self.0.make_room(&tokens, &key.resource).is_ok() {
+            let now = Instant::now();
+            tokens.changed_at = Some(now);
+            let slot = tokens.slot_or_new(&key.resource, now);
+            self.0.settle(slot, key, Arc::new(token));
+            landing.organization.changed.notify_waiters();
         }
     }
 
@@ -182,13 +233,7 @@ impl TokenCache {
                 continue;
             }
             let before = tokens.slots.len();
-            tokens.slots.retain(|_, slot| {
-                slot.is_flying()
-                    || slot
-                        .token
-                        .as_ref()
-                        .is_some_and(|token| !token.has_expired(now))
-            });
+            tokens.slots.retain(|(_, slot)| slot.is_of_use(now));
             self.0
                 .slots
                 .fetch_sub(before - tokens.slots.len(), Ordering::Relaxed);
@@ -208,8 +253,129 @@ impl TokenCache {
         self.len() == 0
     }
 
-    fn organization(&self, id: &OrganizationId) -> Arc<Organization> {
+    /// The token, or the flight that will bring it, begun now if there is none.
+    fn find(&self, key: &TokenKey, needed: Duration, lane: Lane) -> Result<Found, Error> {
+        loop {
+            let organization = self.0.organization(&key.organization);
+            let mut tokens = organization.lock();
+            if tokens.detached {
+                continue;
+            }
+            if let Err(full) = self.0.make_room(&tokens, &key.resource) {
+                self.0.detach_if_empty(&mut tokens, &key.organization);
+                return Err(full);
+            }
+            let now = Instant::now();
+            let slot = tokens.slot_or_new(&key.resource, now);
+            return match slot.step(needed, lane, now, &self.0.outage) {
+                Step::Serve(token) => Ok(Found::Token(token)),
+                Step::Join(flight) => Ok(Found::Flight(flight, organization.clone())),
+                Step::Fail(error) => Err(error),
+                Step::Begin(Some(token)) => {
+                    let urgency = Urgency::new(Lane::Refresh);
+                    self.begin(&organization, slot, key, urgency, Source::Entra);
+                    Ok(Found::Token(token))
+                }
+                Step::Begin(None) => {
+                    let source = Source::first(slot);
+                    let flight = self.begin(&organization, slot, key, Urgency::new(lane), source);
+                    Ok(Found::Flight(flight, organization.clone()))
+                }
+            };
+        }
+    }
+
+    /// Begins a flight for a slot, under the lock of its organization.
+    pub(super) fn begin(
+        &self,
+        organization: &Arc<Organization>,
+        slot: &mut Slot,
+        key: &TokenKey,
+        urgency: Urgency,
+        source: Source,
+    ) -> Flight {
+        let (landing, landed) = watch::channel(None);
+        let flight = Flight {
+            landing: landed,
+            urgency: urgency.clone(),
+        };
+        slot.flight = Some(flight.clone());
+        let (inner, key, flown) = (self.0.clone(), key.clone(), organization.clone());
+        let flying = async move { inner.fly(&flown, &key, source, &urgency, landing).await };
+        self.0.flights.spawn_on(flying, &self.0.runtime);
+        flight
+    }
+
+    /// A token that has not expired, however little is left.
+    fn valid(&self, key: &TokenKey) -> Option<Arc<Token>> {
         let organizations = self.0.organizations.pin();
+        let tokens = organizations.get(&key.organization)?.lock();
+        tokens.slot(&key.resource)?.valid(Instant::now())
+    }
+
+    /// What the schedule says is due: renews the token, or tries again what failed.
+    pub(super) fn look_after(&self, key: &TokenKey) {
+        let organizations = self.0.organizations.pin();
+        let Some(organization) = organizations.get(&key.organization) else {
+            return;
+        };
+        let mut tokens = organization.lock();
+        let now = Instant::now();
+        let Some(slot) = tokens.slot_mut(&key.resource) else {
+            return;
+        };
+        // A flight has a look arranged for when it lands. What is not wanted is left to end.
+        if slot.flight().is_some() || !slot.is_wanted(now) {
+            return;
+        }
+        match &slot.failure {
+            Some(failure) if failure.holds(now, &self.0.outage) => {
+                if !failure.may_probe(&self.0.outage) {
+                    return self.0.look_again(slot, key, now);
+                }
+            }
+            Some(_) => {}
+            None => match &slot.token {
+                Some(token) if token.refresh_at <= now => {}
+                // Landed since that was arranged.
+                _ => return,
+            },
+        }
+        let urgency = Urgency::new(Lane::Refresh);
+        self.begin(organization, slot, key, urgency, Source::Entra);
+    }
+
+    pub(super) fn outage(&self) -> &Outage {
+        &self.0.outage
+    }
+}
+
+impl Inner {
+    /// Arranges for a slot that failed to be looked at again, if that may help.
+    pub(super) fn look_again(&self, slot: &Slot, key: &TokenKey, now: Instant) {
+        let Some(failure) = &slot.failure else {
+            return;
+        };
+        if !slot.is_wanted(now) || !(failure.mends_by_itself() || slot.valid(now).is_some()) {
+            return;
+        }
+        if failure.is_of_outage(&self.outage) {
+            self.schedule.after_outage(key);
+        } else {
+            self.schedule.at(key, failure.retry_at);
+        }
+    }
+
+    /// Takes a new token into its slot.
+    pub(super) fn settle(&self, slot: &mut Slot, key: &TokenKey, token: Arc<Token>) {
+        self.schedule.at(key, token.refresh_at);
+        slot.token = Some(token);
+        slot.failure = None;
+    }
+
+    /// The organization's entry, a new one if there is none.
+    pub(super) fn organization(&self, id: &OrganizationId) -> Arc<Organization> {
+        let organizations = self.organizations.pin();
         match organizations.get(id) {
             Some(organization) => organization.clone(),
             None => organizations
@@ -218,114 +384,19 @@ impl TokenCache {
         }
     }
 
-    /// The token, or the flight that will bring it, begun now if there is none.
-    fn find(&self, key: &TokenKey, needed: Duration) -> Result<Found, Error> {
-        loop {
-            let organization = self.organization(&key.organization);
-            let mut tokens = organization.lock();
-            if tokens.detached {
-                continue;
-            }
-            let epoch = tokens.epoch;
-            if let Err(full) = self.0.make_room(&tokens, &key.resource) {
-                self.0.detach_if_empty(&mut tokens, &key.organization);
-                return Err(full);
-            }
-            let slot = tokens.slots.entry(key.resource.clone()).or_default();
-            let now = Instant::now();
-            let ready = slot.token.clone().filter(|token| token.serves(needed, now));
-            if let Some(token) = &ready
-                && !slot.wants_refresh(token, now)
-            {
-                return Ok(Found::Token(token.clone()));
-            }
-            let flight = match &slot.flight {
-                Some(flight) if slot.is_flying() => flight.clone(),
-                _ => {
-                    let (landing, flight) = watch::channel(None);
-                    slot.flight = Some(flight.clone());
-                    slot.no_refresh_before = Some(now + REFRESH_PAUSE);
-                    let inner = self.0.clone();
-                    let (key, flown) = (key.clone(), organization.clone());
-                    let flying = async move { inner.fly(&flown, &key, epoch, landing).await };
-                    self.0.flights.spawn(flying);
-                    flight
-                }
-            };
-            drop(tokens);
-            return Ok(match ready {
-                Some(token) => Found::Token(token),
-                None => Found::Flight(flight, organization),
-            });
-        }
-    }
-
-    /// A token that has not expired, however little is left.
-    fn valid(&self, key: &TokenKey) -> Option<Arc<Token>> {
-        let organization = self.0.organizations.pin().get(&key.organization)?.clone();
-        let tokens = organization.lock();
-        let token = tokens.slots.get(&key.resource)?.token.as_ref()?;
-        (!token.has_expired(Instant::now())).then(|| token.clone())
-    }
-}
-
-impl Inner {
-    /// Gets a token and lands it, unless the organization has changed meanwhile.
-    async fn fly(
-        &self,
-        organization: &Organization,
-        key: &TokenKey,
-        mut epoch: u64,
-        landing: watch::Sender<Option<Outcome>>,
-    ) {
-        let mut outcome = Err(Error::Interrupted);
-        for _ in 0..FLIGHTS_MAX {
-            let minted = self
-                .mint
-                .token(key, None, &Urgency::new(Lane::Caller))
-                .await
-                .map(Arc::new);
-            let mut tokens = organization.lock();
-            if tokens.epoch == epoch {
-                outcome = minted;
-                self.land(&mut tokens, key, &outcome);
-                break;
-            }
-            epoch = tokens.epoch;
-        }
-        if let Err(error) = &outcome {
-            tracing::warn!(organization = %key.organization, resource = key.resource.name(), %error, "no token");
-        }
-        // Nobody may be waiting any more; the token is in its slot all the same.
-        let _ = landing.send(Some(outcome));
-    }
-
-    fn land(&self, tokens: &mut Tokens, key: &TokenKey, outcome: &Outcome) {
-        // Of a detached organization nothing is kept: nobody would find it.
-        if tokens.detached {
-            return;
-        }
-        let Some(slot) = tokens.slots.get_mut(&key.resource) else {
-            return;
-        };
-        slot.flight = None;
-        match outcome {
-            Ok(token) => {
-                slot.token = Some(token.clone());
-                slot.no_refresh_before = None;
-            }
-            // A slot without a token is not kept: unknown organizations must not fill the memory.
-            Err(_) if slot.token.is_none() => {
-                tokens.slots.remove(&key.resource);
-                self.slots.fetch_sub(1, Ordering::Relaxed);
-                self.detach_if_empty(tokens, &key.organization);
-            }
-            Err(_) => {}
-        }
+    /// Drops a slot, under the lock of its organization.
+    pub(super) fn drop_slot(&self, tokens: &mut Tokens, key: &TokenKey) {
+        let before = tokens.slots.len();
+        tokens
+            .slots
+            .retain(|(resource, _)| *resource != key.resource);
+        self.slots
+            .fetch_sub(before - tokens.slots.len(), Ordering::Relaxed);
+        self.detach_if_empty(tokens, &key.organization);
     }
 
     /// Takes an organization without slots out of the map, under its lock.
-    fn detach_if_empty(&self, tokens: &mut Tokens, id: &OrganizationId) {
+    pub(super) fn detach_if_empty(&self, tokens: &mut Tokens, id: &OrganizationId) {
         if tokens.slots.is_empty() {
             tokens.detached = true;
             self.organizations.pin().remove(id);
@@ -334,10 +405,10 @@ impl Inner {
 
     /// Counts the slot of a resource, if it is a further one.
     fn make_room(&self, tokens: &Tokens, resource: &Resource) -> Result<(), Error> {
-        if tokens.slots.contains_key(resource) {
+        if tokens.slot(resource).is_some() {
             return Ok(());
         }
-        if self.slots.fetch_add(1, Ordering::Relaxed) >= self.slots_max {
+        if self.slots.fetch_add(1, Ordering::Relaxed) >= self.limits.slots_max {
             self.slots.fetch_sub(1, Ordering::Relaxed);
             return Err(Error::Full);
         }
@@ -346,24 +417,30 @@ impl Inner {
 }
 
 impl Organization {
-    fn lock(&self) -> MutexGuard<'_, Tokens> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Tokens> {
         // Nothing that can panic happens under the lock.
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Slot {
-    /// Whether to begin a refresh although the token still serves: early enough that nobody waits.
-    fn wants_refresh(&self, token: &Token, now: Instant) -> bool {
-        let paused = self.no_refresh_before.is_some_and(|until| now < until);
-        token.refresh_at <= now && !paused && !self.is_flying()
+impl Tokens {
+    pub(super) fn slot(&self, resource: &Resource) -> Option<&Slot> {
+        let mut slots = self.slots.iter();
+        slots.find_map(|(of, slot)| (of == resource).then_some(slot))
     }
 
-    /// Whether a flight is under way. One whose task is gone without an outcome is not.
-    fn is_flying(&self) -> bool {
-        self.flight
-            .as_ref()
-            .is_some_and(|flight| flight.has_changed().is_ok())
+    pub(super) fn slot_mut(&mut self, resource: &Resource) -> Option<&mut Slot> {
+        let mut slots = self.slots.iter_mut();
+        slots.find_map(|(of, slot)| (of == resource).then_some(slot))
+    }
+
+    fn slot_or_new(&mut self, resource: &Resource, now: Instant) -> &mut Slot {
+        let at = self.slots.iter().position(|(of, _)| of == resource);
+        let at = at.unwrap_or_else(|| {
+            self.slots.push((resource.clone(), Slot::new(now)));
+            self.slots.len() - 1
+        });
+        &mut self.slots[at].1
     }
 }
 

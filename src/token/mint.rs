@@ -7,27 +7,50 @@ use tokio::time::Instant;
 use super::{Error, Token, TokenKey};
 
 use crate::{
+    clock::Clock,
     credential::Credential,
     entra::{
         self, Principal, TokenEndpoint, TokenRequest, Urgency, claims::ClaimsChallenge,
         cloud::Audience,
     },
-    organization::{Organization, Resource, SharePointHost, State},
-    vault::Vault,
+    organization::{Cloud, Organization, Resource, SharePointHost, State},
+    vault::{Application, Vault},
 };
+
+/// Why there is no token, and whose cloud did not give it, if it came to that.
+#[derive(Debug)]
+pub struct Failed {
+    /// Why.
+    pub error: Error,
+    /// The cloud of the organization.
+    pub cloud: Option<Cloud>,
+}
 
 /// Gets tokens with the credentials of the vault.
 #[derive(Debug)]
 pub struct Mint {
     vault: Arc<Vault>,
     endpoint: Arc<dyn TokenEndpoint>,
+    clock: Clock,
+    /// Gives 0 to 1, another number each time.
+    jitter: fn() -> f64,
 }
 
 impl Mint {
-    /// A mint over a vault and a token endpoint.
+    /// A mint over a vault and a token endpoint. `jitter` gives 0 to 1, another number each time.
     #[must_use]
-    pub fn new(vault: Arc<Vault>, endpoint: Arc<dyn TokenEndpoint>) -> Self {
-        Self { vault, endpoint }
+    pub fn new(
+        vault: Arc<Vault>,
+        endpoint: Arc<dyn TokenEndpoint>,
+        clock: Clock,
+        jitter: fn() -> f64,
+    ) -> Self {
+        Self {
+            vault,
+            endpoint,
+            clock,
+            jitter,
+        }
     }
 
     /// Gets a new token.
@@ -39,12 +62,48 @@ impl Mint {
         key: &TokenKey,
         claims: Option<&ClaimsChallenge>,
         urgency: &Urgency,
-    ) -> Result<Token, Error> {
-        let application = self
+    ) -> Result<Token, Failed> {
+        let before = |error: Error| Failed { error, cloud: None };
+        let found = self.vault.application(&key.organization).await;
+        let found = found.map_err(|error| before(error.into()))?;
+        let application = found.ok_or(before(Error::NotFound))?;
+        let cloud = Some(application.organization.cloud);
+        let token = self.ask(&application, key, claims, urgency).await;
+        token.map_err(|error| Failed { error, cloud })
+    }
+
+    /// The token that was kept in the store, if there is one that has not ended.
+    pub(super) async fn kept(&self, key: &TokenKey) -> Option<Token> {
+        let (organization, resource) = (&key.organization, &key.resource);
+        let kept = self
             .vault
-            .application(&key.organization)
-            .await?
-            .ok_or(Error::NotFound)?;
+            .kept_token(organization, resource, self.clock.now());
+        match kept.await {
+            Ok(kept) => Token::from_kept(kept?, self.clock),
+            Err(error) => {
+                // Whoever waits learns of it, if it keeps the credential from being read as well.
+                tracing::warn!(%organization, resource = resource.name(), %error, "cannot look for a kept token");
+                None
+            }
+        }
+    }
+
+    /// Keeps a token in the store. Without it, only a restart is dearer.
+    pub(super) async fn keep(&self, key: &TokenKey, token: &Token) {
+        let (organization, resource) = (&key.organization, &key.resource);
+        let kept = token.to_kept(self.clock);
+        if let Err(error) = self.vault.keep_token(organization, resource, &kept).await {
+            tracing::warn!(%organization, resource = resource.name(), %error, "a token is not kept for the next start");
+        }
+    }
+
+    async fn ask(
+        &self,
+        application: &Application,
+        key: &TokenKey,
+        claims: Option<&ClaimsChallenge>,
+        urgency: &Urgency,
+    ) -> Result<Token, Error> {
         let organization = &application.organization;
         if let State::Revoked(at) = organization.state {
             return Err(Error::Revoked(at));
@@ -68,7 +127,8 @@ impl Mint {
             .as_ref()
             .map_or(0, |info| info.version);
         let grant = grant.map_err(|error| error.of_credential(version))?;
-        Ok(Token::new(grant, asked_at, audience, organization))
+        let jitter = (self.jitter)();
+        Ok(Token::new(grant, asked_at, audience, organization, jitter))
     }
 
     async fn audience(

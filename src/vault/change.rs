@@ -94,11 +94,12 @@ impl Vault {
             marks: vec![mark],
         };
         let at = Key::new(RECORDS, &index);
-        self.write(&index, record, 1, Compare::Absent(at), Error::AlreadyExists)
-            .await
+        let written = self.write(&index, record, 1, Compare::Absent(at), vec![]);
+        written.await?.ok_or(Error::AlreadyExists)
     }
 
-    /// Replaces the credential under a new key. Durable when this returns.
+    /// Replaces the credential under a new key, and deletes the tokens that were kept. Durable when
+    /// this returns.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Revoked`], [`Error::RevisionConflict`], and those of the store.
@@ -122,8 +123,8 @@ impl Vault {
         .await
     }
 
-    /// Revokes an organization: its record keeps no secret, and no key opens what it was before.
-    /// Durable when this returns.
+    /// Revokes an organization: its record keeps no secret, no token is kept, and no key opens what was
+    /// before. Durable when this returns.
     ///
     /// # Errors
     /// As [`Self::rotate`].
@@ -163,30 +164,33 @@ impl Vault {
             .generation
             .checked_add(1)
             .ok_or(Error::Corrupt("an impossible generation"))?;
-        let unchanged = Compare::Unchanged(Key::new(RECORDS, &index), found.entry.revision);
+        let unchanged = found.unchanged(&index);
+        // Nothing could open them any more.
+        let forgotten = self.forgetting(&index).await?;
         let mut record = found.record;
         apply(&mut record);
         record.organization.revision = revision + 1;
         record.organization.update_time = now;
         record.marks.push(mark);
-        let forgotten = record.marks.len().saturating_sub(MARKS_MAX);
-        record.marks.drain(..forgotten);
+        let too_old = record.marks.len().saturating_sub(MARKS_MAX);
+        record.marks.drain(..too_old);
         let conflict = Error::RevisionConflict {
             current: revision + 1,
         };
-        self.write(&index, record, generation, unchanged, conflict)
-            .await
+        let written = self.write(&index, record, generation, unchanged, forgotten);
+        written.await?.ok_or(conflict)
     }
 
-    /// Writes a record under a new key of the organization, both at once.
+    /// Writes a record under a new key of the organization, both at once and with what else there is
+    /// to write. `None` if the compare does not hold.
     async fn write(
         &self,
         index: &Index,
         record: Record,
         generation: u32,
         compare: Compare,
-        conflict: Error,
-    ) -> Result<Organization, Error> {
+        mut writes: Vec<Write>,
+    ) -> Result<Option<Organization>, Error> {
         let place = self.place(*index);
         let kek_id = self.keys.current();
         let key = sealed::random_key().ok_or(CryptoFailed)?;
@@ -205,16 +209,15 @@ impl Vault {
             generation,
             wrapped,
         };
+        writes.push(Write::Put(Key::new(KEYS, index), wrapped.encode()));
+        writes.push(Write::Put(Key::new(RECORDS, index), sealed));
         let transaction = Transaction {
             compares: vec![compare],
-            writes: vec![
-                Write::Put(Key::new(KEYS, index), wrapped.encode()),
-                Write::Put(Key::new(RECORDS, index), sealed),
-            ],
+            writes,
         };
         match self.store.commit(transaction).await {
-            Ok(_) => Ok(record.organization),
-            Err(crate::store::Error::Conflict) => Err(conflict),
+            Ok(_) => Ok(Some(record.organization)),
+            Err(crate::store::Error::Conflict) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }

@@ -19,7 +19,7 @@ use crate::{kek::KekId, sealed, secret::SymmetricKey};
 /// Format of everything in the store. A higher one is of a newer broker.
 pub(super) const FORMAT: u16 = 1;
 /// HKDF-SHA-256, AES-256-GCM, key commitment.
-const ALGORITHM: u16 = 1;
+pub(super) const ALGORITHM: u16 = 1;
 const RECORD_MAGIC: [u8; 4] = *b"OBR1";
 const KEY_MAGIC: [u8; 4] = *b"OBK1";
 
@@ -77,11 +77,7 @@ pub(super) fn parse(record: &[u8]) -> Result<(Header, &[u8]), Error> {
     let mut rest = Reader(record);
     rest.magic(RECORD_MAGIC)?;
     rest.format()?;
-    if u16::from_be_bytes(rest.array()?) != ALGORITHM {
-        return Err(Error::Corrupt(
-            "a record under an algorithm that is unknown",
-        ));
-    }
+    rest.algorithm()?;
     let header = Header {
         kek_hash: rest.array()?,
         generation: u32::from_be_bytes(rest.array()?),
@@ -167,28 +163,39 @@ pub(super) fn kek_hash(kek_id: &KekId) -> [u8; 8] {
 
 const TRUNCATED: Error = Error::Corrupt("a record that is cut off");
 
-struct Reader<'a>(&'a [u8]);
+/// Takes fields of fixed length off the front.
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl Reader<'_> {
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Error> {
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], Error> {
         let (array, rest) = self.0.split_first_chunk().ok_or(TRUNCATED)?;
         self.0 = rest;
         Ok(*array)
     }
 
-    fn magic(&mut self, magic: [u8; 4]) -> Result<(), Error> {
+    pub(super) fn magic(&mut self, magic: [u8; 4]) -> Result<(), Error> {
         if self.array::<4>()? == magic {
             return Ok(());
         }
         Err(Error::Corrupt("something that is no record of the broker"))
     }
 
-    fn format(&mut self) -> Result<(), Error> {
+    pub(super) fn format(&mut self) -> Result<(), Error> {
         check_format(u16::from_be_bytes(self.array()?))
+    }
+
+    pub(super) fn algorithm(&mut self) -> Result<(), Error> {
+        if u16::from_be_bytes(self.array()?) == ALGORITHM {
+            return Ok(());
+        }
+        Err(Error::Corrupt(
+            "a record under an algorithm that is unknown",
+        ))
     }
 }
 
-fn prefixed(bytes: &[u8]) -> Vec<u8> {
+/// Bytes with their length in front.
+pub(super) fn prefixed(bytes: &[u8]) -> Vec<u8> {
     let length = u16::try_from(bytes.len()).expect("names are short");
     [&length.to_be_bytes(), bytes].concat()
 }

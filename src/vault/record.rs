@@ -227,14 +227,14 @@ fn credential(body: &mut Body) -> Option<Credential> {
     }))
 }
 
-fn milliseconds(time: SystemTime) -> u64 {
+pub(super) fn milliseconds(time: SystemTime) -> u64 {
     let since = time
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or(Duration::ZERO);
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn time(milliseconds: u64) -> SystemTime {
+pub(super) fn time(milliseconds: u64) -> SystemTime {
     // A time beyond what the clock can show is as good as the epoch: both are corrupt, neither panics.
     SystemTime::UNIX_EPOCH
         .checked_add(Duration::from_millis(milliseconds))

@@ -12,27 +12,30 @@ use crate::{
 };
 
 mod damage;
+mod lazy;
 mod secrecy;
 
+pub(super) use secrecy::holds;
+
 const SECRET: &str = "canary~secret.5fK8Q";
-const TENANT: &str = "8d7f1c1e-0c5e-4a5c-9d6a-3f1f6f0f9b1a";
+pub(super) const TENANT: &str = "8d7f1c1e-0c5e-4a5c-9d6a-3f1f6f0f9b1a";
 const CLIENT: &str = "0a1b2c3d-4e5f-4061-8273-8495a6b7c8d9";
 
 /// A vault with the store below it.
-struct Fixture {
-    store: Arc<MemoryStore>,
-    vault: Vault,
+pub(super) struct Fixture {
+    pub(super) store: Arc<MemoryStore>,
+    pub(super) vault: Vault,
 }
 
 impl Fixture {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let store = Arc::new(MemoryStore::default());
         let vault = reopen(&store, 1).await.expect("a new vault");
         Self { store, vault }
     }
 
     /// With organizations of these ids.
-    async fn with(ids: &[&str]) -> Self {
+    pub(super) async fn with(ids: &[&str]) -> Self {
         let fixture = Self::new().await;
         for id in ids {
             fixture.register(id).await.expect("registers");
@@ -40,14 +43,14 @@ impl Fixture {
         fixture
     }
 
-    async fn register(&self, id: &str) -> Result<Organization, Error> {
+    pub(super) async fn register(&self, id: &str) -> Result<Organization, Error> {
         let credential = secret(SECRET);
         let organization = new(id).registered(&credential, now());
         let mark = self.vault.mark(&format!("register {id}"), b"content");
         self.vault.register(organization, credential, mark).await
     }
 
-    async fn rotate(&self, id: &str, revision: u64) -> Result<Organization, Error> {
+    pub(super) async fn rotate(&self, id: &str, revision: u64) -> Result<Organization, Error> {
         let mark = self.vault.mark(&format!("rotate {revision}"), b"content");
         let credential = secret(&format!("{SECRET} {revision}"));
         self.vault
@@ -55,7 +58,7 @@ impl Fixture {
             .await
     }
 
-    async fn revoke(&self, id: &str, revision: u64) -> Result<Organization, Error> {
+    pub(super) async fn revoke(&self, id: &str, revision: u64) -> Result<Organization, Error> {
         let mark = self.vault.mark("revoke", b"content");
         self.vault
             .revoke(&self::id(id), revision, mark, now() + HOUR)
@@ -67,7 +70,7 @@ impl Fixture {
     }
 
     /// The secret that a token would be asked for with.
-    async fn secret(&self, id: &str) -> Option<String> {
+    pub(super) async fn secret(&self, id: &str) -> Option<String> {
         let application = self.application(id).await.expect("reads")?;
         match application.credential? {
             // Exposed: it is compared.
@@ -77,13 +80,13 @@ impl Fixture {
     }
 }
 
-const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
 
-fn now() -> SystemTime {
+pub(super) fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(1_800_000_000_123)
 }
 
-fn id(text: &str) -> OrganizationId {
+pub(super) fn id(text: &str) -> OrganizationId {
     OrganizationId::parse(text).expect("an id")
 }
 
@@ -93,7 +96,7 @@ fn kek(byte: u8) -> Arc<FileKey> {
     ))
 }
 
-async fn reopen(store: &Arc<MemoryStore>, kek_byte: u8) -> Result<Vault, Error> {
+pub(super) async fn reopen(store: &Arc<MemoryStore>, kek_byte: u8) -> Result<Vault, Error> {
     Vault::open(store.clone(), kek(kek_byte)).await
 }
 
@@ -116,12 +119,12 @@ fn new(id: &str) -> NewOrganization {
     }
 }
 
-async fn entries(store: &MemoryStore) -> Vec<(Key, Vec<u8>)> {
+pub(super) async fn entries(store: &MemoryStore) -> Vec<(Key, Vec<u8>)> {
     let entries = store.scan(b"", None, SCAN_MAX).await.expect("scans");
     entries.into_iter().map(|(k, e)| (k, e.value)).collect()
 }
 
-async fn put(store: &MemoryStore, key: &Key, value: &[u8]) {
+pub(super) async fn put(store: &MemoryStore, key: &Key, value: &[u8]) {
     let transaction = Transaction {
         compares: vec![],
         writes: vec![Write::Put(key.clone(), value.to_vec())],

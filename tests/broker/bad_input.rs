@@ -18,7 +18,10 @@ use crate::support::{
 use fields::{Field, Kind};
 
 /// Fields that no value is wrong for, and why.
-const ANYTHING: &[(&str, &str)] = &[("validate_only", "a bool has two values, and both are meant")];
+const ANYTHING: &[(&str, &str)] = &[
+    ("validate_only", "a bool has two values, and both are meant"),
+    ("forget_tokens", "a bool has two values, and both are meant"),
+];
 
 /// Text fields that may hold any characters, and why.
 const ANY_TEXT: &[(&str, &str)] = &[(
@@ -55,15 +58,23 @@ fn wrong_values(field: &Field) -> Vec<(&'static str, Value)> {
             ("too long", one(&vec![b'a'; length])),
             ("garbage", one(b"garbage")),
         ],
-        Kind::Enum => vec![
-            ("no value", Value::Number(0)),
-            ("an unknown value", Value::Number(99)),
-            ("a negative value", Value::Number(u64::MAX)),
-        ],
+        Kind::Enum => {
+            let mut values = vec![
+                ("an unknown value", Value::Number(99)),
+                ("a negative value", Value::Number(u64::MAX)),
+            ];
+            if field.required {
+                values.push(("no value", Value::Number(0)));
+            }
+            values
+        }
         Kind::PageSize => vec![
             ("too many", Value::Number(501)),
             ("far too many", Value::Number(u32::MAX.into())),
         ],
+        Kind::HttpStatus => [0, 200, 400, 404, 429, 500, 1401]
+            .map(|status| ("not about the token", Value::Number(status)))
+            .into(),
         Kind::Revision => vec![("none", Value::Number(0))],
         Kind::Duration => [
             (-1, 0),
@@ -118,6 +129,18 @@ fn accepted(rpc: &str, field: &str) -> Vec<u8> {
                 nanos: 0,
             }),
             ..request::token("contoso", Resource::Sharepoint)
+        }
+        .encode_to_vec(),
+        "WatchToken" => v1::WatchTokenRequest {
+            organization_id: "contoso".into(),
+            resource: Resource::Sharepoint.into(),
+            sharepoint_host: "contoso.sharepoint.com".into(),
+            ..Default::default()
+        }
+        .encode_to_vec(),
+        "ReportToken" => v1::ReportTokenRequest {
+            sharepoint_host: "contoso.sharepoint.com".into(),
+            ..request::report("contoso", Resource::Sharepoint, &"0".repeat(64), 401)
         }
         .encode_to_vec(),
         "RegisterOrganization" => admin::RegisterOrganizationRequest {

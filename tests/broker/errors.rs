@@ -48,7 +48,7 @@ async fn provoke(reason: ErrorReason) -> Status {
         R::ClockSkew => cause::half_an_hour_late().await,
         R::IdpRejected => cause::refused_with("invalid_request", 123_456).await,
         R::IdpThrottled => cause::answered(Fault::throttled(Some(1))).await,
-        R::IdpUnreachable => cause::answered(Fault::html(503)).await,
+        R::IdpUnreachable => cause::answered(Fault::html(503).times(2)).await,
         R::IdpAnswerInvalid => cause::answered(Fault::html(200)).await,
         R::LimitReached => cause::with_one_slot().await,
         R::StoreUnavailable => stored::without_the_number_of_its_commit().await,
@@ -56,6 +56,7 @@ async fn provoke(reason: ErrorReason) -> Status {
         R::RecordCorrupt => stored::with_a_bit_flipped().await,
         R::ShuttingDown => cause::changed_again_and_again().await,
         R::Internal => stored::with_a_key_that_cannot_sign().await,
+        R::AuditUnavailable => cause::with_a_full_audit_device().await,
     }
 }
 

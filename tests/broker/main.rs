@@ -3,13 +3,17 @@
 
 mod authorization;
 mod bad_input;
+mod client;
 mod concurrency;
 mod errors;
+mod faults;
 mod identity;
 mod main_job;
 mod refusals;
 mod registration;
+mod reports;
 mod revocation;
 mod rotation;
 mod support;
 mod upstream;
+mod watch;

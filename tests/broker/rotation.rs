@@ -1,11 +1,17 @@
 //! Replacing a credential: all or nothing, once, and without a token lost.
 
-use kodo_broker::pb::v1::{ErrorReason, Resource};
+use kodo_broker::{
+    pb::{
+        admin::v1 as admin,
+        v1::{ErrorReason, GetTokenResponse, Resource},
+    },
+    simulator::fault::{Endpoint, Fault},
+};
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use crate::support::{
-    CONTOSO, Fixture, SECOND_SECRET, SECRET, WRONG_SECRET, assert_refused, request, token,
+    CONTOSO, Fixture, SECOND_SECRET, SECRET, Setup, WRONG_SECRET, assert_refused, request, token,
 };
 
 /// A fixture with the organization `contoso`, registered by secret.
@@ -95,6 +101,101 @@ async fn tokens_of_the_old_version_stay_served() {
         .expect("a token");
     assert_eq!(graph.credential_version, 2);
     assert_eq!(fixture.simulator.request_count(), count);
+}
+
+/// A rotation after the credential has leaked.
+fn forgetting_rotation() -> admin::RotateCredentialRequest {
+    let mut rotation = request::rotate("contoso", 1, request::secret(SECOND_SECRET));
+    rotation.forget_tokens = true;
+    rotation
+}
+
+#[tokio::test]
+async fn tokens_of_a_leaked_credential_are_handed_out_no_more() {
+    let mut fixture = Setup::new().sled().start().await;
+    fixture
+        .register("contoso", CONTOSO, request::secret(SECRET))
+        .await;
+    let worker = fixture.worker();
+    for resource in [Resource::Graph, Resource::Exchange] {
+        let old = token(&worker, "contoso", resource).await;
+        assert_eq!(old.expect("a token").credential_version, 1);
+    }
+    let mut admin = fixture.admin();
+    let mut validation = forgetting_rotation();
+    validation.validate_only = true;
+    admin.rotate_credential(validation).await.expect("checks");
+    let old = token(&worker, "contoso", Resource::Exchange).await;
+    assert_eq!(old.expect("a token").credential_version, 1, "not rotated");
+
+    let rotated = admin.rotate_credential(forgetting_rotation()).await;
+    rotated.expect("rotates");
+    for resource in [Resource::Graph, Resource::Exchange] {
+        let new = token(&worker, "contoso", resource).await;
+        assert_eq!(new.expect("a token").credential_version, 2);
+    }
+    fixture.restart().await;
+    for resource in [Resource::Graph, Resource::Exchange] {
+        let new = token(&fixture.worker(), "contoso", resource).await;
+        assert_eq!(new.expect("a token").credential_version, 2);
+    }
+}
+
+#[tokio::test]
+async fn a_rejected_rotation_forgets_nothing() {
+    let fixture = registered().await;
+    let worker = fixture.worker();
+    let held = token(&worker, "contoso", Resource::Exchange).await;
+    let mut rotation = forgetting_rotation();
+    rotation.credential = Some(request::secret(WRONG_SECRET));
+    let refused = fixture.admin().rotate_credential(rotation).await;
+    assert_refused(
+        refused,
+        Code::FailedPrecondition,
+        ErrorReason::CredentialRejected,
+    );
+    let served = token(&worker, "contoso", Resource::Exchange).await;
+    let fingerprint = |token: Result<GetTokenResponse, _>| token.expect("a token").fingerprint;
+    assert_eq!(fingerprint(served), fingerprint(held));
+}
+
+#[tokio::test]
+async fn a_flight_under_way_brings_no_token_of_a_leaked_credential() {
+    let fixture = registered().await;
+    let worker = fixture.worker();
+    let held = fixture.hold(CONTOSO);
+    let asking = token(&worker, "contoso", Resource::Exchange);
+    let rotating = async {
+        held.arrived(1).await;
+        fixture.hold(CONTOSO).release();
+        let mut admin = fixture.admin();
+        let rotated = admin.rotate_credential(forgetting_rotation()).await;
+        held.release();
+        rotated
+    };
+    let (asked, rotated) = tokio::join!(asking, rotating);
+    rotated.expect("rotates");
+    assert_eq!(asked.expect("a token").credential_version, 2);
+    let after = token(&worker, "contoso", Resource::Exchange).await;
+    assert_eq!(after.expect("a token").credential_version, 2);
+}
+
+#[tokio::test]
+async fn whether_to_forget_belongs_to_the_request() {
+    let fixture = registered().await;
+    let worker = fixture.worker();
+    let mut admin = fixture.admin();
+    let rotation = forgetting_rotation();
+    let first = admin.rotate_credential(rotation.clone()).await;
+    let first = first.expect("rotates").into_inner();
+    let mut other = rotation.clone();
+    other.forget_tokens = false;
+    let reused = admin.rotate_credential(other).await;
+    assert_refused(reused, Code::InvalidArgument, ErrorReason::RequestIdReused);
+    let again = admin.rotate_credential(rotation).await;
+    assert_eq!(again.expect("is answered").into_inner(), first);
+    let new = token(&worker, "contoso", Resource::Graph).await;
+    assert_eq!(new.expect("a token").credential_version, 2);
 }
 
 #[tokio::test]
@@ -306,4 +407,20 @@ async fn a_request_id_is_not_taken_for_different_content() {
     let reused = admin.revoke_organization(other).await;
     assert_refused(reused, Code::InvalidArgument, ErrorReason::RequestIdReused);
     assert_eq!(fixture.organization("contoso").await, before);
+}
+
+#[tokio::test]
+async fn a_credential_that_not_all_of_entra_knows_yet_is_tried_again() {
+    let fixture = Setup::new().propagation(90).start().await;
+    fixture
+        .register("contoso", CONTOSO, request::secret(SECRET))
+        .await;
+    let unknown = Fault::rejection(401, "invalid_client", 7_000_215, "Invalid client secret.");
+    fixture
+        .simulator
+        .script(CONTOSO.tenant, Endpoint::Token, unknown.times(2));
+    let count = fixture.simulator.request_count();
+    let token = token(&fixture.worker(), "contoso", Resource::Exchange).await;
+    token.expect("a token, after a while");
+    assert_eq!(fixture.simulator.request_count(), count + 3);
 }

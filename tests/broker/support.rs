@@ -1,13 +1,16 @@
 //! A broker, the Entra it talks to, and callers with any identity.
 
 use std::{
+    fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use kodo_broker::{
     app::{self, Broker},
+    client::{Client, ConnectionConfig},
     clock::Clock,
     config::Config,
     pb::{
@@ -137,6 +140,11 @@ impl Fixture {
         self.broker.take().expect("it is there until it is taken")
     }
 
+    /// Serves at the same address after a restart.
+    pub(crate) fn keep_address(&mut self) {
+        self.config.server.listen = self.address();
+    }
+
     /// Stops the broker and starts it again over the same store. Clients connect anew.
     pub(crate) async fn restart(&mut self) {
         self.stop_broker().await;
@@ -183,6 +191,32 @@ impl Fixture {
         let endpoint = Channel::from_shared(format!("https://{}", self.address()));
         let endpoint = endpoint.expect("an address is a URL").tls_config(tls);
         endpoint.expect("usable certificates").connect_lazy()
+    }
+
+    /// Where the broker is and who the caller with this path is to it, as a worker has it in files.
+    pub(crate) fn connection(&self, path: &str) -> ConnectionConfig {
+        let identity = pki::caller(path);
+        let name = path.replace('/', "-");
+        let write = |end: &str, content: &str| {
+            let file = self.folder.path().join(format!("caller-{name}.{end}"));
+            fs::write(&file, content).expect("a writable folder");
+            file
+        };
+        ConnectionConfig {
+            endpoint: format!("https://{}", self.address()),
+            ca_file: write("ca", &pki::authority().certificate_pem()),
+            certificate_file: write("crt", &identity.certificate_pem),
+            key_file: write("key", &identity.key_pem),
+            server_name: None,
+            timeout_seconds: 30,
+            max_attempts: 10,
+        }
+    }
+
+    /// The library of the worker that may have any token.
+    pub(crate) async fn client(&self) -> Client {
+        let client = Client::connect(&self.connection("worker")).await;
+        client.expect("the broker serves")
     }
 
     /// Calls of a worker, by the path of its SPIFFE ID.
@@ -235,6 +269,24 @@ pub(crate) async fn token(
     let mut worker = worker.clone();
     let answer = worker.get_token(request::token(id, resource)).await?;
     Ok(answer.into_inner())
+}
+
+/// Asks for a token until there is one: a failure is remembered for a moment. Fails if that is not over
+/// in time.
+pub(crate) async fn token_in_time(
+    worker: &Tokens,
+    id: &str,
+    resource: v1::Resource,
+) -> v1::GetTokenResponse {
+    let asking = async {
+        loop {
+            if let Ok(token) = token(worker, id, resource).await {
+                break token;
+            }
+        }
+    };
+    let asked = tokio::time::timeout(Duration::from_secs(10), asking).await;
+    asked.expect("a token within ten seconds")
 }
 
 /// The reason of an error of the broker.

@@ -19,12 +19,12 @@ use crate::{
 
 const SECRET: &str = "Secret~0123456789~abcdefghij";
 
-fn json(text: &str) -> Value {
+pub(crate) fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
 /// Registers an organization with a client secret, in a tenant of the same name.
-fn register(site: &Site, name: &str) -> (uuid::Uuid, uuid::Uuid) {
+pub(crate) fn register(site: &Site, name: &str) -> (uuid::Uuid, uuid::Uuid) {
     let (tenant, client_id) = site.add_tenant(name, |application| application.with_secret(SECRET));
     let file = site.write("secret", format!("{SECRET}\n"));
     let (tenant_text, client_text) = (tenant.to_string(), client_id.to_string());
@@ -311,8 +311,15 @@ async fn an_organization_is_rotated_and_used_and_revoked() {
         .call("admin", &[&rotate[..], &["--validate-only"]].concat())
         .expect_code(0);
     assert_eq!(json(&checked.out)["validate_only"], true);
+    let version = |token: &Ended| json(&token.out)["credential_version"].clone();
+    let graph = ["token", "get", "fabrikam", "graph", "-o", "json"];
+    let before = site.call("worker", &graph).expect_code(0);
+    assert_eq!(version(&before), 1);
+    let rotate = [&rotate[..], &["--forget-tokens"]].concat();
     let rotated = json(&site.call("admin", &rotate).expect_code(0).out);
     assert_eq!(rotated["organization"]["credential"]["version"], 2);
+    let after = site.call("worker", &graph).expect_code(0);
+    assert_eq!(version(&after), 2, "the old token is forgotten");
     assert_eq!(rotated["organization"]["revision"], 2);
 
     let get = ["token", "get", "fabrikam", "sharepoint"];

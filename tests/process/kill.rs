@@ -200,6 +200,7 @@ impl World {
             revision,
             credential: Some(credential),
             validate_only: false,
+            forget_tokens: false,
         };
         Step {
             organization,

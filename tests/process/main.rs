@@ -9,8 +9,10 @@ mod dev;
 mod example;
 mod kill;
 mod program;
+mod scale;
 mod secrecy;
 mod site;
+mod tokens;
 
 /// Whether there is time for the long form of a test.
 #[expect(

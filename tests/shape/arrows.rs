@@ -8,11 +8,12 @@ use super::{assert_none, source::Source, sources};
 const ARROWS: &[(&str, &str)] = &[
     (
         "app",
-        "authz clock config entra kek registration rpc store telemetry tls token vault",
+        "audit authz clock config entra kek metrics registration rpc store telemetry tls token vault",
     ),
+    ("audit", "hex"),
     ("authz", "config organization"),
     ("cli", "client pb"),
-    ("client", "pb secret"),
+    ("client", "clock pb secret"),
     ("clock", ""),
     ("config", "organization"),
     ("credential", "malformed secret"),
@@ -23,6 +24,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("kek", "config hex private_file sealed secret"),
     ("main", "app cli dev healthcheck"),
     ("malformed", ""),
+    ("metrics", ""),
     ("organization", "credential malformed"),
     ("pb", ""),
     ("private_file", ""),
@@ -32,7 +34,7 @@ const ARROWS: &[(&str, &str)] = &[
     ),
     (
         "rpc",
-        "authz clock config credential entra hex malformed organization pb registration token vault",
+        "audit authz clock config credential entra hex malformed metrics organization pb registration token vault",
     ),
     ("sealed", "secret"),
     ("secret", ""),
@@ -40,7 +42,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("store", "config"),
     ("telemetry", "config"),
     ("tls", "config private_file"),
-    ("token", "credential entra organization secret vault"),
+    ("token", "clock credential entra organization secret vault"),
     (
         "vault",
         "credential hex kek organization sealed secret store",
@@ -144,7 +146,7 @@ fn client_and_command_line_know_nothing_of_the_server() {
     {
         for other in known.split(' ') {
             assert!(
-                ["client", "pb", "secret"].contains(&other),
+                ["client", "clock", "pb", "secret"].contains(&other),
                 "{room} names {other}"
             );
         }

@@ -80,6 +80,12 @@ pub(super) const UNKNOWN: Row = Row {
     remedy: "look up the AADSTS number in Microsoft's documentation; Microsoft's support needs the trace id and the time",
 };
 
+/// Numbers that are also given while a change spreads among Entra's servers. "The secret has expired"
+/// is one: a server that does not know the new secret yet finds only those that have ended.
+pub(super) const PROPAGATING: &[u32] = &[
+    7_000_215, 7_000_222, 700_027, 7_000_274, 70_021, 700_213, 700_016, 65_001,
+];
+
 /// All rows.
 pub(super) const TABLE: &[Row] = &[
     INVALID_CLIENT,

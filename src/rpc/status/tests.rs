@@ -112,6 +112,7 @@ fn of_entra() -> Vec<entra::Error> {
         },
         entra::Error::Unreachable {
             host: host(),
+            trouble: entra::Trouble::Timeout,
             reason: "no answer in time".into(),
             retry_after: None,
         },
@@ -120,6 +121,7 @@ fn of_entra() -> Vec<entra::Error> {
             reason: "it has no access_token",
         },
         entra::Error::Assertion,
+        entra::Error::Busy,
     ];
     for kind in KINDS {
         for code in [Some(7_000_215), None] {
@@ -178,6 +180,7 @@ fn statuses() -> Vec<Status> {
         fields_invalid(vec![]),
         deadline_exceeded(Reason::IdpUnreachable),
         organization_not_found(),
+        audit::Unavailable.into(),
     ];
     let unidentified = [
         Unidentified::Unreadable,

@@ -9,6 +9,7 @@ use tokio::{
 
 use super::*;
 use crate::{
+    clock::Clock,
     credential::{Certificate, Credential},
     entra::{
         self, Grant, Principal, Rejection, TokenEndpoint, TokenRequest, Urgency, cloud::Audience,
@@ -22,8 +23,14 @@ use crate::{
 
 mod flight;
 mod life;
+mod memory;
+mod outage;
+mod property;
+mod renewal;
+mod report;
 mod sharepoint;
 mod slot;
+mod watch;
 
 const MARGIN: Duration = Duration::from_secs(300);
 const LIFE: Duration = Duration::from_secs(3600);
@@ -39,6 +46,10 @@ enum Answer {
     Unreachable,
     Throttled,
     Rejected,
+    /// A refusal that may be over in a moment.
+    Propagating,
+    /// This token.
+    Text(&'static str),
     Never,
     Panic,
 }
@@ -48,6 +59,8 @@ enum Answer {
 struct Entra {
     /// URLs that tokens were asked for, in order.
     asked: Mutex<Vec<String>>,
+    /// Claims that went with them.
+    claims: Mutex<Vec<Option<String>>>,
     script: Mutex<VecDeque<Answer>>,
     root_host: Mutex<Option<Answer>>,
     /// A permit lets one request go on.
@@ -82,6 +95,7 @@ impl Entra {
 fn unreachable() -> entra::Error {
     entra::Error::Unreachable {
         host: "login.example".into(),
+        trouble: entra::Trouble::Connection,
         reason: "no connection".into(),
         retry_after: None,
     }
@@ -96,6 +110,11 @@ fn failure(answer: Answer) -> entra::Error {
             let rejection = Rejection::new("invalid_client", None, "", Default::default());
             entra::Error::Rejected(rejection.into())
         }
+        Answer::Propagating => {
+            let code = Some(7_000_215);
+            let rejection = Rejection::new("invalid_client", code, "", Default::default());
+            entra::Error::Rejected(rejection.into())
+        }
         _ => unreachable(),
     }
 }
@@ -108,6 +127,8 @@ impl TokenEndpoint for Entra {
             asked.push(request.audience.url().to_owned());
             asked.len()
         };
+        let claims = request.claims.map(|claims| claims.as_json().to_owned());
+        self.claims.lock().expect("no panic").push(claims);
         let answer = self.script.lock().expect("no panic").pop_front();
         self.gate.acquire().await.expect("open").forget();
         match answer.unwrap_or(Answer::Token(LIFE)) {
@@ -120,6 +141,11 @@ impl TokenEndpoint for Entra {
             Answer::Early(life) => Ok(Grant {
                 access_token: AccessToken::new(format!("token {number}")),
                 expires_in: life,
+                refresh_in: None,
+            }),
+            Answer::Text(text) => Ok(Grant {
+                access_token: AccessToken::new(text.to_owned()),
+                expires_in: LIFE,
                 refresh_in: None,
             }),
             Answer::Never => std::future::pending().await,
@@ -151,33 +177,51 @@ struct Fixture {
     vault: Arc<Vault>,
     flights: TaskTracker,
     cache: TokenCache,
+    /// Until they are set to work.
+    renewals: Mutex<Option<Renewals>>,
 }
 
 impl Fixture {
     /// With room for so many tokens, and organizations of these ids, which have client secrets.
     async fn new(slots_max: usize, ids: &[&str]) -> Self {
+        // Tokens are renewed right when it is advised.
+        Self::with_jitter(slots_max, ids, || 0.5).await
+    }
+
+    async fn with_jitter(slots_max: usize, ids: &[&str], jitter: fn() -> f64) -> Self {
         let kek = FileKey::new(SymmetricKey::new(vec![1; 32]).expect("32 bytes"));
         let vault = Vault::open(Arc::new(MemoryStore::default()), Arc::new(kek)).await;
-        let vault = Arc::new(vault.expect("a new vault"));
+        let fixture = Self::over(Arc::new(vault.expect("a new vault")), slots_max, jitter);
+        for id in ids {
+            fixture.register(new(id), secret()).await;
+        }
+        fixture
+    }
+
+    fn over(vault: Arc<Vault>, slots_max: usize, jitter: fn() -> f64) -> Self {
+        let clock = Clock::starting_at(SystemTime::UNIX_EPOCH + LIFE);
+        Self::over_at(vault, slots_max, jitter, clock)
+    }
+
+    fn over_at(vault: Arc<Vault>, slots_max: usize, jitter: fn() -> f64, clock: Clock) -> Self {
         let entra = Arc::new(Entra {
             asked: Mutex::default(),
+            claims: Mutex::default(),
             script: Mutex::default(),
             root_host: Mutex::default(),
             gate: Semaphore::new(OPEN),
         });
         let flights = TaskTracker::new();
-        let mint = Mint::new(vault.clone(), entra.clone());
-        let cache = TokenCache::new(mint, slots_max, flights.clone());
-        let fixture = Self {
+        let mint = Mint::new(vault.clone(), entra.clone(), clock, jitter);
+        let outage = Outage::default();
+        let (cache, renewals) = TokenCache::new(mint, outage, limits(slots_max), flights.clone());
+        Self {
             entra,
             vault,
             flights,
             cache,
-        };
-        for id in ids {
-            fixture.register(new(id), secret()).await;
+            renewals: Mutex::new(Some(renewals)),
         }
-        fixture
     }
 
     async fn register(&self, organization: NewOrganization, credential: Credential) {
@@ -208,7 +252,14 @@ impl Fixture {
 
     /// A Graph token with the usual margin.
     async fn get(&self, id: &str) -> Outcome {
-        self.cache.token(&graph(id), MARGIN).await
+        self.cache.token(&graph(id), MARGIN, Lane::Caller).await
+    }
+
+    /// From here on, tokens are renewed without being asked for.
+    fn renew(&self) {
+        let renewals = self.renewals.lock().expect("no panic").take();
+        let work = renewals.expect("set to work once").run();
+        self.cache.0.runtime.spawn(work);
     }
 
     /// Asks in a task of its own, and returns once the request is under way.
@@ -216,7 +267,7 @@ impl Fixture {
         let before = self.entra.calls();
         let mut caller = JoinSet::new();
         let (cache, key) = (self.cache.clone(), graph(id));
-        caller.spawn(async move { cache.token(&key, MARGIN).await });
+        caller.spawn(async move { cache.token(&key, MARGIN, Lane::Caller).await });
         self.entra.called(before + 1).await;
         caller
     }
@@ -235,6 +286,13 @@ impl Fixture {
             .values()
             .map(|organization| organization.lock().slots.len())
             .sum()
+    }
+}
+
+fn limits(slots_max: usize) -> Limits {
+    Limits {
+        slots_max,
+        propagation: Duration::from_secs(90),
     }
 }
 

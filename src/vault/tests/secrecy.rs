@@ -23,7 +23,7 @@ fn forms(text: &[u8]) -> Vec<Vec<u8>> {
     forms
 }
 
-fn holds(bytes: &[u8], text: &[u8]) -> bool {
+pub(in super::super) fn holds(bytes: &[u8], text: &[u8]) -> bool {
     forms(text).iter().any(|form| {
         bytes
             .windows(form.len())

@@ -31,8 +31,8 @@ pub(super) enum Kind {
     Bytes,
     Bool,
     Enum,
-    /// The only `uint32`.
     PageSize,
+    HttpStatus,
     /// The only `uint64`.
     Revision,
     Duration,
@@ -137,6 +137,7 @@ fn kind(field: &FieldDescriptorProto) -> Kind {
         (Type::Bool, _) => Kind::Bool,
         (Type::Enum, _) => Kind::Enum,
         (Type::Uint32, _) if field.name() == "page_size" => Kind::PageSize,
+        (Type::Uint32, _) if field.name() == "http_status" => Kind::HttpStatus,
         (Type::Uint64, _) if field.name() == "revision" => Kind::Revision,
         (Type::Message, ".google.protobuf.Duration") => Kind::Duration,
         (Type::Message, ".google.protobuf.Timestamp") => Kind::Timestamp,

@@ -184,6 +184,15 @@ pub(super) async fn with_one_slot() -> Status {
     refusal(&fixture, Resource::Exchange).await
 }
 
+/// The answer that cannot be recorded never leaves; whoever calls after that is told why.
+pub(super) async fn with_a_full_audit_device() -> Status {
+    let setup = Setup::new().config("[audit]\nfile = \"/dev/full\"");
+    let fixture = setup.start().await;
+    let broken = refusal(&fixture, Resource::Graph).await;
+    assert_eq!(crate::support::reason(&broken), None, "{broken:?}");
+    refusal(&fixture, Resource::Graph).await
+}
+
 /// A flight whose organization changes whenever it is about to land. Its caller is told to try
 /// another broker, as if this one were stopping.
 pub(super) async fn changed_again_and_again() -> Status {

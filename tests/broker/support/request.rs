@@ -37,6 +37,7 @@ pub(crate) fn rotate(
         revision,
         credential: Some(credential),
         validate_only: false,
+        forget_tokens: false,
     }
 }
 
@@ -63,6 +64,29 @@ pub(crate) fn token(id: &str, resource: v1::Resource) -> v1::GetTokenRequest {
     v1::GetTokenRequest {
         organization_id: id.into(),
         resource: resource.into(),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn watch(id: &str, resource: v1::Resource) -> v1::WatchTokenRequest {
+    v1::WatchTokenRequest {
+        organization_id: id.into(),
+        resource: resource.into(),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn report(
+    id: &str,
+    resource: v1::Resource,
+    fingerprint: &str,
+    http_status: u32,
+) -> v1::ReportTokenRequest {
+    v1::ReportTokenRequest {
+        organization_id: id.into(),
+        resource: resource.into(),
+        fingerprint: fingerprint.into(),
+        http_status,
         ..Default::default()
     }
 }

@@ -9,7 +9,7 @@ async fn a_thousand_cold_callers_cause_one_request() {
     let mut callers = JoinSet::new();
     for _ in 0..1000 {
         let cache = fixture.cache.clone();
-        callers.spawn(async move { cache.token(&graph("contoso"), MARGIN).await });
+        callers.spawn(async move { cache.token(&graph("contoso"), MARGIN, Lane::Caller).await });
     }
     fixture.entra.called(1).await;
     // All others get their turn as well.
@@ -27,14 +27,14 @@ async fn a_thousand_cold_callers_cause_one_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_is_shared_and_the_next_call_tries_again() {
+async fn a_failure_is_shared_and_remembered_for_a_moment() {
     let fixture = Fixture::new(10, &["contoso"]).await;
     fixture.entra.will(&[Answer::Unreachable]);
     fixture.entra.hold();
     let mut callers = JoinSet::new();
     for _ in 0..100 {
         let cache = fixture.cache.clone();
-        callers.spawn(async move { cache.token(&graph("contoso"), MARGIN).await });
+        callers.spawn(async move { cache.token(&graph("contoso"), MARGIN, Lane::Caller).await });
     }
     fixture.entra.called(1).await;
     for _ in 0..3 {
@@ -45,7 +45,9 @@ async fn a_failure_is_shared_and_the_next_call_tries_again() {
         let unreachable = matches!(outcome, Err(Error::Entra(entra::Error::Unreachable { .. })));
         assert!(unreachable, "{outcome:?}");
     }
+    assert!(fixture.get("contoso").await.is_err());
     assert_eq!(fixture.entra.calls(), 1);
+    advance(Duration::from_secs(2)).await;
     assert!(fixture.get("contoso").await.is_ok());
     assert_eq!(fixture.entra.calls(), 2);
 }
@@ -181,7 +183,13 @@ async fn a_hanging_organization_holds_up_nobody_else() {
     assert!(fixture.get("fabrikam").await.is_ok());
     // Nor another resource of its own.
     let exchange = key("contoso", Resource::Exchange);
-    assert!(fixture.cache.token(&exchange, MARGIN).await.is_ok());
+    assert!(
+        fixture
+            .cache
+            .token(&exchange, MARGIN, Lane::Caller)
+            .await
+            .is_ok()
+    );
     fixture.cache.sweep();
     fixture.cache.supersede(&id("contoso"));
     assert!(stuck.try_join_next().is_none());
@@ -198,7 +206,7 @@ async fn proof(fixture: &Fixture) -> Token {
         refresh_in: None,
     };
     let audience = Audience::graph(Cloud::Global);
-    Token::new(grant, Instant::now(), audience, &organization)
+    Token::new(grant, Instant::now(), audience, &organization, 0.5)
 }
 
 #[tokio::test(start_paused = true)]
@@ -206,7 +214,7 @@ async fn a_published_token_is_used() {
     let fixture = Fixture::new(10, &["contoso"]).await;
     let landing = fixture.cache.landing(&id("contoso"));
     let proof = proof(&fixture).await;
-    fixture.cache.publish(&landing, &Resource::Graph, proof);
+    fixture.cache.publish(&landing, &graph("contoso"), proof);
     let token = fixture.get("contoso").await.expect("a token");
     // Exposed: it is compared.
     assert_eq!(token.access_token.expose(), "proof");
@@ -221,7 +229,59 @@ async fn a_token_from_before_a_change_is_not_published() {
         let landing = fixture.cache.landing(&id("contoso"));
         change(&fixture.cache, &id("contoso"));
         let proof = proof(&fixture).await;
-        fixture.cache.publish(&landing, &Resource::Graph, proof);
+        fixture.cache.publish(&landing, &graph("contoso"), proof);
         assert!(fixture.cache.is_empty());
     }
+}
+
+/// Another process over the same vault.
+async fn restarted(fixture: &Fixture) -> Fixture {
+    fixture.landed().await;
+    Fixture::over(fixture.vault.clone(), 10, || 0.5)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_costs_no_request() {
+    let before = Fixture::new(10, &["contoso"]).await;
+    let first = before.get("contoso").await.expect("a token");
+    let after = restarted(&before).await;
+    let second = after.get("contoso").await.expect("the kept token");
+    assert_eq!(first.fingerprint, second.fingerprint);
+    assert_eq!(after.entra.calls(), 0);
+    // One that was refused is not had again from the store.
+    let refused = crate::token::report::Refused::Unauthorized(None);
+    let _ = after
+        .cache
+        .report(&graph("contoso"), &second.fingerprint, refused);
+    after.entra.will(&[Answer::Text("another token")]);
+    let third = after.get("contoso").await.expect("a new token");
+    assert_ne!(second.fingerprint, third.fingerprint);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kept_token_that_is_too_old_for_a_caller_is_replaced() {
+    let before = Fixture::new(10, &["contoso"]).await;
+    before.get("contoso").await.expect("a token");
+    before.landed().await;
+    advance(LIFE - MARGIN / 2).await;
+    let clock = Clock::starting_at(SystemTime::UNIX_EPOCH + LIFE * 2 - MARGIN / 2);
+    let after = Fixture::over_at(before.vault.clone(), 10, || 0.5, clock);
+    let token = after.get("contoso").await.expect("a token");
+    assert!(token.expires_at - Instant::now() > MARGIN);
+    assert_eq!(after.entra.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_token_is_kept_beyond_a_revocation_or_a_rotation() {
+    let before = Fixture::new(10, &["contoso", "fabrikam"]).await;
+    before.get("contoso").await.expect("a token");
+    before.get("fabrikam").await.expect("a token");
+    before.landed().await;
+    before.revoke("contoso").await;
+    before.rotate("fabrikam", 1).await;
+    let after = restarted(&before).await;
+    let revoked = after.get("contoso").await;
+    assert!(matches!(revoked, Err(Error::Revoked(_))), "{revoked:?}");
+    let token = after.get("fabrikam").await.expect("a token");
+    assert_eq!((token.credential_version, after.entra.calls()), (2, 1));
 }

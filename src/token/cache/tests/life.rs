@@ -47,7 +47,10 @@ async fn a_caller_who_needs_more_life_than_is_left_gets_a_new_token() {
     let first = fixture.get("contoso").await.expect("a token");
     advance(LIFE / 4).await;
     let needed = LIFE / 4 * 3 + Duration::from_secs(1);
-    let renewed = fixture.cache.token(&graph("contoso"), needed).await;
+    let renewed = fixture
+        .cache
+        .token(&graph("contoso"), needed, Lane::Caller)
+        .await;
     let renewed = renewed.expect("a token");
     assert_ne!(first.fingerprint, renewed.fingerprint);
     assert!(renewed.expires_at - Instant::now() >= needed);
@@ -62,7 +65,10 @@ async fn a_caller_who_needs_more_life_than_entra_gives_does_not_cause_a_request_
     let day = Duration::from_secs(24 * 3600);
     // Every ten seconds for two lives.
     for _ in 0..720 {
-        let token = fixture.cache.token(&graph("contoso"), day).await;
+        let token = fixture
+            .cache
+            .token(&graph("contoso"), day, Lane::Caller)
+            .await;
         let left = token.expect("a token").expires_at - Instant::now();
         assert!(left >= LIFE / 2, "half of its life at least");
         advance(Duration::from_secs(10)).await;
@@ -123,8 +129,16 @@ async fn a_valid_token_bridges_trouble_on_the_way_but_no_refusal() {
         fixture.entra.will(&[trouble]);
         let spared = fixture.get("contoso").await.expect("the valid token");
         assert_eq!(spared.fingerprint, token.fingerprint, "{trouble:?}");
+        advance(Duration::from_secs(20)).await;
     }
     assert_eq!(fixture.entra.calls(), 3);
+    // As long as Entra said: for the rest of its life it is handed out.
+    let spared = fixture.get("contoso").await.expect("the valid token");
+    assert_eq!(spared.fingerprint, token.fingerprint);
+    assert_eq!(fixture.entra.calls(), 3);
+    let fixture = Fixture::new(10, &["contoso"]).await;
+    fixture.get("contoso").await.expect("a token");
+    advance(LIFE - MARGIN / 2).await;
     fixture.entra.will(&[Answer::Rejected]);
     let refused = fixture.get("contoso").await;
     let rejected = matches!(refused, Err(Error::Entra(entra::Error::Rejected(_))));

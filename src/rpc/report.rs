@@ -1,0 +1,103 @@
+//! `ReportToken`: an API refused a token.
+
+use tonic::{Request, Response, Status};
+
+use super::{
+    fields::Fields,
+    peer_of, status,
+    token_service::{Asked, TokenService},
+};
+use crate::{
+    audit::Outcome,
+    authz::Caller,
+    pb::v1::{self, ReportTokenRequest, ReportTokenResponse},
+    token::report::Verdict,
+};
+
+/// The RPC in records and figures.
+const REPORT_TOKEN: &str = "ReportToken";
+
+impl TokenService {
+    /// What is made of a report, recorded and counted.
+    pub(super) fn judge(
+        &self,
+        request: Request<ReportTokenRequest>,
+    ) -> Result<Response<ReportTokenResponse>, Status> {
+        let peer = peer_of(&request)?;
+        let mut asked = Asked::default();
+        let judged = match peer.caller() {
+            Ok(caller) => {
+                let judged = self.decide(caller, &request.into_inner(), &mut asked);
+                let outcome = judged.as_ref().map(|_| None);
+                self.record(&peer, caller, REPORT_TOKEN, &asked, outcome)
+                    .and(judged)
+            }
+            Err(unidentified) => Err(unidentified.into()),
+        };
+        let counted = judged
+            .as_ref()
+            .map_or_else(status::reason, |_| Outcome::Done.as_str());
+        self.metrics.called(REPORT_TOKEN, counted);
+        judged.map(Response::new)
+    }
+
+    fn decide(
+        &self,
+        caller: &Caller,
+        request: &ReportTokenRequest,
+        asked: &mut Asked,
+    ) -> Result<ReportTokenResponse, Status> {
+        let mut fields = Fields::default();
+        *asked = Asked::read(
+            &mut fields,
+            &request.organization_id,
+            request.resource,
+            &request.sharepoint_host,
+        );
+        let fingerprint = fields.fingerprint(&request.fingerprint);
+        let refused = fields.refused(request.http_status, &request.claims_challenge);
+        let (Some(key), Some(fingerprint), Some(refused), true) =
+            (asked.key(), fingerprint, refused, fields.is_clean())
+        else {
+            return Err(fields.into_status());
+        };
+        self.allow(caller, &key)?;
+        let verdict = self.tokens.report(&key, &fingerprint, refused);
+        tracing::info!(
+            caller = caller.name(),
+            organization = %key.organization,
+            resource = key.resource.name(),
+            fingerprint = request.fingerprint,
+            http_status = request.http_status,
+            ?verdict,
+            "a token was refused by its API"
+        );
+        Ok(verdict.into())
+    }
+}
+
+impl From<Verdict> for ReportTokenResponse {
+    fn from(verdict: Verdict) -> Self {
+        let mut response = Self::default();
+        let kind = match verdict {
+            Verdict::Replaced => v1::Verdict::Replaced,
+            Verdict::AlreadyReplaced => v1::Verdict::AlreadyReplaced,
+            Verdict::TooSoon(wait) => {
+                response.retry_delay = prost_types::Duration::try_from(wait).ok();
+                v1::Verdict::TooSoon
+            }
+            Verdict::RolesMissing { missing, roles } => {
+                response.missing_roles = missing.into_iter().map(str::to_owned).collect();
+                response.roles = roles;
+                v1::Verdict::RolesMissing
+            }
+            Verdict::RolesPresent(roles) => {
+                response.roles = roles;
+                v1::Verdict::RolesPresent
+            }
+            Verdict::RolesUnknown => v1::Verdict::RolesUnknown,
+        };
+        response.verdict = kind.into();
+        response
+    }
+}
