@@ -12,14 +12,14 @@
 //!                         failure                  (swept)                        token + failure
 //! ```
 //!
-//! - At most one *flight* ([`flight`]) is under way for a key: the request for its next token, in a task
+//! - At most one *flight* (`flight.rs`) is under way for a key: the request for its next token, in a task
 //!   of its own, so that a caller who goes away cancels nobody. All who wait for it share its outcome,
 //!   good or bad, and each keeps its own deadline.
 //! - A token is handed out while it has as much life left as the caller needs ([`Token::serves`]); an
 //!   expired one never, whatever hangs; a valid one with too little left if Entra cannot be reached.
 //! - It is renewed when [`refresh`] says so: around what Entra advises, else around half of its life,
 //!   and served meanwhile. What nobody asked for in two lives is not renewed.
-//! - A [`failure`] is remembered: who asks too early is answered from memory.
+//! - A failure (`failure.rs`) is remembered: who asks too early is answered from memory.
 //! - An API's refusal of a token is decided on once for all workers ([`report`]).
 //!
 //! # What makes a revocation final

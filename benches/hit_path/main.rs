@@ -30,7 +30,7 @@ pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 const CALLS: u64 = 4000;
 /// Runs of the same program differ by less than 1 %.
 const TOLERANCE_PERCENT: u64 = 3;
-const RECORD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/hit_path/instructions");
+const RECORD: &str = "benches/hit_path/instructions";
 
 #[derive(Debug, Parser)]
 struct Options {
@@ -65,19 +65,23 @@ fn guard(renew: bool) -> Result<(), Failure> {
     let each = count()? / CALLS;
     println!("a warm GetToken, from its message to that of the answer: {each} instructions");
     if renew {
-        return Ok(fs::write(RECORD, format!("{each}\n"))?);
+        return Ok(fs::write(record(), format!("{each}\n"))?);
     }
-    let known: u64 = fs::read_to_string(RECORD)?.trim().parse()?;
+    let known: u64 = fs::read_to_string(record())?.trim().parse()?;
     let moved = each.abs_diff(known) * 100;
     if moved > known * TOLERANCE_PERCENT {
         let reason = format!(
-            "it was {known}, {TOLERANCE_PERCENT} % more or less. If the change is wanted, or comes with another \
-             compiler or dependency: cargo bench --bench hit_path -- --renew"
+            "that is more than {TOLERANCE_PERCENT} % off {known}, the count in {RECORD}. If the change is wanted, \
+             or comes with another compiler or dependency: cargo bench --bench hit_path -- --renew"
         );
         return Err(reason.into());
     }
-    println!("it was {known}; {TOLERANCE_PERCENT} % more or less are let pass");
+    println!("it was {known}; {TOLERANCE_PERCENT} % more or less pass");
     Ok(())
+}
+
+fn record() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(RECORD)
 }
 
 /// The function that callgrind counts in, by its name.

@@ -7,11 +7,13 @@ use async_trait::async_trait;
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt as _, Full};
 use kodo_broker::{
-    authz::Policy,
+    audit::Audit,
+    authz::{Caller, Policy},
     clock::Clock,
     credential::Credential,
-    entra::{Error, Grant, Principal, TokenEndpoint, TokenRequest, Urgency},
+    entra::{Error, Grant, Principal, TokenEndpoint, TokenRequest, Urgency, outage::Outage},
     kek::local::FileKey,
+    metrics::Metrics,
     organization::{ClientId, Cloud, OrganizationId, SharePointHost, TenantId, TenantName},
     pb::v1::{
         GetTokenRequest, GetTokenResponse, Resource, token_service_server::TokenServiceServer,
@@ -19,7 +21,10 @@ use kodo_broker::{
     rpc::{listener::Peer, token_service::TokenService},
     secret::{AccessToken, ClientSecret, SymmetricKey},
     store::memory::MemoryStore,
-    token::{cache::TokenCache, mint::Mint},
+    token::{
+        cache::{Limits, TokenCache},
+        mint::Mint,
+    },
     vault::{NewOrganization, Vault},
 };
 use prost::{
@@ -27,8 +32,8 @@ use prost::{
     bytes::{BufMut as _, Bytes, BytesMut},
 };
 use spiffe::{SpiffeId, TrustDomain};
-use tokio::runtime::Runtime;
-use tokio_util::task::TaskTracker;
+use tokio::{runtime::Runtime, sync::Semaphore};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{body::Body, codegen::Service as _};
 use uuid::Uuid;
 
@@ -87,11 +92,13 @@ impl Path {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let service = runtime.block_on(service())?;
+        let policy = Arc::new(Policy::parse(POLICY, &TrustDomain::new("bench.test")?)?);
+        let service = runtime.block_on(service(policy.clone()))?;
+        let worker = Caller::new(SpiffeId::new(WORKER)?, policy);
         let mut path = Self {
             runtime,
             service,
-            peer: Peer(Arc::new(Ok(SpiffeId::new(WORKER)?))),
+            peer: Peer::new(Ok(worker)),
             requests: (0..ORGANIZATIONS).map(request).collect(),
         };
         // The first call for an organization brings its token.
@@ -120,7 +127,7 @@ impl Path {
     }
 }
 
-async fn service() -> Result<TokenServiceServer<TokenService>, Failure> {
+async fn service(policy: Arc<Policy>) -> Result<TokenServiceServer<TokenService>, Failure> {
     let kek = FileKey::new(SymmetricKey::new(vec![1; 32]).ok_or("32 bytes are a key")?);
     let vault = Vault::open(Arc::new(MemoryStore::default()), Arc::new(kek)).await?;
     let clock = Clock::system();
@@ -144,14 +151,25 @@ async fn service() -> Result<TokenServiceServer<TokenService>, Failure> {
         let mark = vault.mark("register", b"");
         vault.register(organization, credential, mark).await?;
     }
-    let mint = Mint::new(Arc::new(vault), Arc::new(Entra));
-    let policy = Policy::parse(POLICY, &TrustDomain::new("bench.test")?)?;
+    let mint = Mint::new(Arc::new(vault), Arc::new(Entra), clock, || 0.5);
+    let limits = Limits {
+        slots_max: usize::MAX,
+        propagation: Duration::ZERO,
+    };
+    // Nothing is due to be renewed.
+    let (tokens, _) = TokenCache::new(mint, Outage::new(), limits, TaskTracker::new());
     Ok(TokenServiceServer::new(TokenService {
-        policy: Arc::new(policy),
-        tokens: TokenCache::new(mint, usize::MAX, TaskTracker::new()),
+        policy,
+        tokens,
         clock,
+        // What a record costs is a matter of the disk, too, and of digests, of which valgrind counts
+        // more than a processor does.
+        audit: Audit::off(),
+        metrics: Arc::new(Metrics::new()),
         margin: Duration::from_secs(300),
         call_timeout: Duration::from_secs(60),
+        streams: Arc::new(Semaphore::new(1)),
+        stop: CancellationToken::new(),
     }))
 }
 

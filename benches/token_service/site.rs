@@ -131,6 +131,7 @@ impl Site {
             r#"
 [server]
 listen = "127.0.0.1:0"
+metrics_listen = "127.0.0.1:0"
 
 [server.tls]
 certificate_file = "{folder}/server.crt"

@@ -3,7 +3,7 @@
 //! All listeners share one port (`SO_REUSEPORT`); the kernel spreads connections over them, and a
 //! connection stays with its thread for good. So its tasks run in the order in which they became
 //! ready, without a lock or a wake-up of another thread, and the answers of one turn gather
-//! ([`super::gather`]); on tokio's multi-thread runtime two calls in three leave as writes of their own.
+//! (`gather.rs`); on tokio's multi-thread runtime two calls in three leave as writes of their own.
 //! The price: one connection is served by one core, and few connections may share a core by chance.
 //!
 //! What takes long is elsewhere: flights, changes and the store are tasks of the main runtime, which
