@@ -1,4 +1,9 @@
 //! The slots of all organizations.
+//!
+//! The map is papaya's, which is read without a lock. moka, which is a whole cache, does not fit: its
+//! clock cannot be paused, so that none of this could be tested in time; what it evicts would cost Entra a
+//! request; and a value that is being computed is neither fenced by an invalidation, as a revocation
+//! needs, nor independent of the caller who began it.
 
 use std::{
     sync::{
