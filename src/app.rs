@@ -13,24 +13,36 @@ use std::{
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::Semaphore,
-    task::JoinHandle,
     time::{Instant, interval, timeout_at},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 
 use crate::{
+    audit::Audit,
     authz::Policy,
     clock::Clock,
     config::{self, Config},
     entra::{self, TokenEndpoint, client::Client, http::Http, outage::Outage, paced::Paced},
     kek,
+    metrics::Metrics,
     registration::Registrar,
     rpc::{
-        self, Health, Services, listener::Acceptor, organization_service::OrganizationService,
+        self, Health, Services,
+        connection::Door,
+        cores::{Cores, Listeners, Serving},
+        listener::Acceptor,
+        metrics_endpoint,
+        organization_service::OrganizationService,
         token_service::TokenService,
     },
     store, telemetry, tls,
-    token::{cache::TokenCache, mint::Mint},
+    token::{
+        cache::{self, TokenCache},
+        mint::Mint,
+    },
     vault::{self, Vault},
 };
 
@@ -48,12 +60,14 @@ pub struct Broker {
     pub address: SocketAddr,
     /// Where the health service is served.
     pub health_address: Option<SocketAddr>,
+    /// Where the figures are served.
+    pub metrics_address: Option<SocketAddr>,
     health: Option<Health>,
-    serving: JoinHandle<Result<(), tonic::transport::Error>>,
-    /// Stops the listener and lets calls finish.
+    cores: Cores,
+    /// Stops the listeners and lets calls finish.
     stop: CancellationToken,
-    /// Stops what must outlive them.
-    end: CancellationToken,
+    /// Ends the threads that serve, and stops what must outlive calls. Also when the broker is dropped.
+    end: DropGuard,
     tasks: TaskTracker,
     drain: Duration,
 }
@@ -112,25 +126,32 @@ impl Broker {
         );
         let entra: Arc<dyn TokenEndpoint> = Arc::new(paced);
         let keys = kek::open(&config.kek)?;
-        let listener = rpc::bind(config.server.listen).await?;
-        let address = listener.local_addr()?;
+        let listeners = Listeners::bind(config.server.listen, config.server.threads())?;
+        let audit = open_audit(config)?;
+        let metrics = Arc::new(Metrics::new());
         let (stop, end, tasks) = (
             CancellationToken::new(),
             CancellationToken::new(),
             TaskTracker::new(),
         );
         // Whatever was started ends if what follows fails.
-        let (stop_guard, end_guard) = (stop.clone().drop_guard(), end.clone().drop_guard());
+        let end_guard = end.clone().drop_guard();
         let (health, health_address) = start_health(config, &tasks, &end).await?;
+        let metrics_address = start_metrics(config, &metrics, &tasks, &end).await?;
 
         let store = store::open(&config.store).await?;
         let vault = Arc::new(Vault::open(store, keys).await?);
         let mint = Mint::new(vault.clone(), entra.clone(), clock, fastrand::f64);
-        let slots_max = config.tokens.slots_max();
-        let (tokens, renewals) = TokenCache::new(mint, outage, slots_max, tasks.clone());
+        let kept = cache::Limits {
+            slots_max: config.tokens.slots_max(),
+            propagation: config.entra.propagation(),
+        };
+        let (tokens, renewals) = TokenCache::new(mint, outage, kept, tasks.clone());
         start_sweeping(tokens.clone(), vault.clone(), clock, &tasks, &end);
         let ending = end.clone();
         tasks.spawn(async move { ending.run_until_cancelled(renewals.run()).await });
+        let counted = tokens.clone();
+        metrics.gauge("tokens", "Tokens in memory", move || counted.len());
 
         let limits = &config.server.limits;
         let services = Services {
@@ -138,72 +159,102 @@ impl Broker {
                 policy: policy.clone(),
                 tokens: tokens.clone(),
                 clock,
+                audit: audit.clone(),
+                metrics: metrics.clone(),
                 margin: config.tokens.margin(),
                 streams: Arc::new(Semaphore::new(config.tokens.streams_max())),
                 stop: stop.clone(),
                 call_timeout: limits.call_timeout(),
             },
             organizations: OrganizationService {
-                policy,
+                policy: policy.clone(),
                 vault: vault.clone(),
                 registrar: Registrar::new(vault, entra, tokens, clock, tasks.clone()),
+                audit: audit.clone(),
+                metrics: metrics.clone(),
                 call_timeout: limits.call_timeout(),
             },
             reflection: config.server.reflection,
         };
-        let acceptor = Acceptor::new(tls, config.identity.trust_domain.clone(), limits);
-        let connections = acceptor.accept(listener, &tasks, stop.clone());
-        let (limits, stopping) = (limits.clone(), stop.clone());
-        let serving =
-            tasks.spawn(async move { rpc::serve(services, &limits, connections, stopping).await });
+        let trust_domain = config.identity.trust_domain.clone();
+        let address = listeners.address;
+        let serving = Serving {
+            acceptor: Acceptor::new(tls, trust_domain, policy, limits),
+            door: Door::new(services, limits, audit, metrics),
+            stop: stop.clone(),
+            end,
+        };
+        let cores = Cores::start(listeners, &serving, &tasks).await?;
         if let Some(health) = &health {
             health.set_ready(true).await;
         }
-        stop_guard.disarm();
-        end_guard.disarm();
-        tracing::info!(%address, ?health_address, "serving");
+        tracing::info!(%address, ?health_address, ?metrics_address, "serving");
         Ok(Self {
             address,
             health_address,
+            metrics_address,
             health,
-            serving,
+            cores,
             stop,
-            end,
+            end: end_guard,
             tasks,
-            drain: config.server.limits.drain(),
+            drain: limits.drain(),
         })
     }
 
     /// Stops: not ready, no new connections, accepted calls and flights under way finish, within the
-    /// configured time. What has not finished by then ends with the runtime.
+    /// configured time. What has not finished by then ends.
     ///
     /// # Errors
-    /// [`Error::Serving`] if serving had ended before it was asked to.
-    pub async fn stop(self) -> Result<(), Error> {
+    /// [`Error::Serving`] if a thread that served had panicked.
+    pub async fn stop(mut self) -> Result<(), Error> {
         if let Some(health) = &self.health {
             health.set_ready(false).await;
         }
         self.stop.cancel();
-        // hyper may wait for a peer that never answers; the time limit is ours.
+        // A peer may never answer; the time limit is ours.
         let deadline = Instant::now() + self.drain;
-        let served = timeout_at(deadline, self.serving).await;
-        self.end.cancel();
+        let served = timeout_at(deadline, self.cores.all_ended()).await;
+        drop(self.end);
         self.tasks.close();
-        if timeout_at(deadline, self.tasks.wait()).await.is_err() {
+        let finished = timeout_at(deadline, self.tasks.wait()).await;
+        if served.is_err() || finished.is_err() {
             tracing::warn!("stopped before everything had finished");
         }
-        match served {
-            Ok(Ok(Ok(()))) | Err(_) => Ok(()),
-            Ok(Ok(Err(error))) => Err(Error::Serving(error.to_string())),
-            Ok(Err(panic)) => Err(Error::Serving(panic.to_string())),
-        }
+        let joined = self.cores.join().await;
+        joined.map_err(|error| Error::Serving(error.to_string()))
     }
 
     /// Waits until serving ends by itself, which it should not.
     pub async fn ended(&mut self) -> Error {
-        let outcome = (&mut self.serving).await;
-        Error::Serving(format!("{outcome:?}"))
+        self.cores.one_ended().await;
+        Error::Serving("a thread that serves callers is gone".to_owned())
     }
+}
+
+fn open_audit(config: &Config) -> Result<Audit, Error> {
+    let Some(file) = &config.audit.file else {
+        tracing::warn!(
+            "NO AUDIT LOG: nothing will tell who was given which token; set audit.file in the configuration"
+        );
+        return Ok(Audit::off());
+    };
+    Ok(Audit::open(file)?)
+}
+
+async fn start_metrics(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    tasks: &TaskTracker,
+    end: &CancellationToken,
+) -> Result<Option<SocketAddr>, Error> {
+    let Some(listen) = config.server.metrics_listen else {
+        return Ok(None);
+    };
+    let listener = rpc::bind(listen).await?;
+    let address = listener.local_addr()?;
+    metrics_endpoint::serve(listener, metrics.clone(), tasks, end.clone());
+    Ok(Some(address))
 }
 
 async fn start_health(

@@ -54,6 +54,17 @@ pub struct Policy {
     below: Vec<(String, Arc<Grant>)>,
 }
 
+/// Somebody who calls, with the grants that a policy has for them: found once for a connection, since
+/// to go through all grants on every call costs more than the rest of the check.
+#[derive(Debug)]
+pub struct Caller {
+    id: SpiffeId,
+    name: String,
+    /// Whose the grants are.
+    policy: Arc<Policy>,
+    grants: Vec<Arc<Grant>>,
+}
+
 /// A file of grants.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -232,23 +243,25 @@ impl Policy {
         organization: &OrganizationId,
         resource: &Resource,
     ) -> Result<(), Denied> {
-        let name = ResourceName::from(resource);
-        let mut denied = Denied::Organization;
-        for grant in self
-            .grants(caller)
-            .filter(|grant| grant.covers(organization))
-        {
-            if !grant.actions.contains(&Action::GetToken) {
-                if denied == Denied::Organization {
-                    denied = Denied::Action;
-                }
-            } else if grant.resources.contains(&name) {
-                return Ok(());
-            } else {
-                denied = Denied::Resource;
-            }
+        token_granted(self.grants(caller), organization, resource)
+    }
+
+    /// As [`Self::check_token`], for a caller whose grants are known. Those of another policy than
+    /// this one do not count: after a change, the caller's grants are looked up.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    pub fn check_token_of(
+        self: &Arc<Self>,
+        caller: &Caller,
+        organization: &OrganizationId,
+        resource: &Resource,
+    ) -> Result<(), Denied> {
+        if Arc::ptr_eq(self, &caller.policy) {
+            let grants = caller.grants.iter().map(Arc::as_ref);
+            return token_granted(grants, organization, resource);
         }
-        Err(denied)
+        self.check_token(&caller.id, organization, resource)
     }
 
     /// Whether a caller may do something with any organization at all: asked where there is none yet.
@@ -263,14 +276,65 @@ impl Policy {
     }
 
     fn grants(&self, caller: &SpiffeId) -> impl Iterator<Item = &Grant> {
+        self.shared_grants(caller).map(Arc::as_ref)
+    }
+
+    fn shared_grants(&self, caller: &SpiffeId) -> impl Iterator<Item = &Arc<Grant>> {
         let text = caller.to_string();
         let below = self
             .below
             .iter()
             .filter(move |(path, _)| text.starts_with(path.as_str()));
         let exact = self.exact.get(caller).into_iter().flatten();
-        exact.chain(below.map(|(_, grant)| grant)).map(Arc::as_ref)
+        exact.chain(below.map(|(_, grant)| grant))
     }
+}
+
+impl Caller {
+    /// A caller with the grants of a policy.
+    #[must_use]
+    pub fn new(id: SpiffeId, policy: Arc<Policy>) -> Self {
+        let grants = policy.shared_grants(&id).cloned().collect();
+        Self {
+            name: id.to_string(),
+            id,
+            policy,
+            grants,
+        }
+    }
+
+    /// The SPIFFE ID.
+    #[must_use]
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// The SPIFFE ID as text.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+fn token_granted<'a>(
+    grants: impl Iterator<Item = &'a Grant>,
+    organization: &OrganizationId,
+    resource: &Resource,
+) -> Result<(), Denied> {
+    let name = ResourceName::from(resource);
+    let mut denied = Denied::Organization;
+    for grant in grants.filter(|grant| grant.covers(organization)) {
+        if !grant.actions.contains(&Action::GetToken) {
+            if denied == Denied::Organization {
+                denied = Denied::Action;
+            }
+        } else if grant.resources.contains(&name) {
+            return Ok(());
+        } else {
+            denied = Denied::Resource;
+        }
+    }
+    Err(denied)
 }
 
 impl Grant {

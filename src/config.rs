@@ -39,6 +39,9 @@ pub struct Config {
     /// How tokens are kept.
     #[serde(default)]
     pub tokens: TokensConfig,
+    /// Where hand-outs are recorded.
+    #[serde(default)]
+    pub audit: AuditConfig,
     /// What is logged.
     #[serde(default)]
     pub log: LogConfig,
@@ -94,6 +97,14 @@ pub struct TokensConfig {
     pub slots_max: NonZeroU32,
     /// Streams of tokens at a time.
     pub streams_max: NonZeroU32,
+}
+
+/// `[audit]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuditConfig {
+    /// The file, or no record at all.
+    pub file: Option<PathBuf>,
 }
 
 /// `[log]`.

@@ -17,7 +17,7 @@ use crate::{
 };
 
 pub mod authority;
-mod budget;
+pub mod budget;
 pub mod claims;
 pub mod client;
 pub mod client_assertion;

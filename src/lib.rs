@@ -63,6 +63,8 @@ pub mod secret;
 #[cfg(feature = "server")]
 pub mod app;
 #[cfg(feature = "server")]
+pub mod audit;
+#[cfg(feature = "server")]
 pub mod authz;
 #[cfg(feature = "cli")]
 pub mod cli;
@@ -86,6 +88,8 @@ pub mod hex;
 pub mod kek;
 #[cfg(feature = "server")]
 pub mod malformed;
+#[cfg(feature = "server")]
+pub mod metrics;
 #[cfg(feature = "server")]
 pub mod organization;
 #[cfg(feature = "server")]

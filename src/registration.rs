@@ -7,7 +7,7 @@ use std::{
 };
 
 use spiffe::SpiffeId;
-use tokio::time::Instant;
+use tokio::{runtime::Handle, time::Instant};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -41,6 +41,8 @@ pub struct Registrar {
     clock: Clock,
     /// Changes under way, waited for when the broker stops.
     changes: TaskTracker,
+    /// Where they run: not on the threads that serve callers.
+    runtime: Handle,
 }
 
 /// What an operator knows of a new organization.
@@ -132,7 +134,7 @@ pub enum Error {
 }
 
 impl Registrar {
-    /// A registrar over its parts.
+    /// A registrar over its parts. Changes run on the runtime that it is made on.
     #[must_use]
     pub fn new(
         vault: Arc<Vault>,
@@ -147,6 +149,7 @@ impl Registrar {
             tokens,
             clock,
             changes,
+            runtime: Handle::current(),
         }
     }
 
@@ -232,7 +235,7 @@ impl Registrar {
             }
             outcome
         };
-        let outcome = self.changes.spawn(logged).await;
+        let outcome = self.changes.spawn_on(logged, &self.runtime).await;
         outcome.unwrap_or(Err(Error::Interrupted))
     }
 

@@ -2,19 +2,15 @@
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use hyper::HeaderMap;
 use spiffe::SpiffeId;
 use tokio::{net::TcpListener, time::timeout};
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{
-    Request, Status,
-    transport::{Server, server::Router},
-};
+use tonic::{Request, Status, service::Routes, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     authz::{Action, Denied},
-    config::LimitsConfig,
     organization::OrganizationId,
     pb::{
         self,
@@ -23,18 +19,24 @@ use crate::{
     },
 };
 
+pub mod connection;
+pub mod cores;
 mod credential_message;
 mod fields;
+mod gather;
+mod get_token;
 pub mod listener;
+pub mod metrics_endpoint;
 mod organization_message;
 pub mod organization_service;
 pub mod peer;
 mod report;
 mod status;
 pub mod token_service;
+mod unary;
 mod watch;
 
-use listener::{Peer, TlsConnection};
+use listener::Peer;
 use organization_service::OrganizationService;
 use token_service::TokenService;
 
@@ -47,9 +49,6 @@ const HEADERS_BYTES_MAX: u32 = 16 * 1024;
 /// Streams that the server itself may have to reset on one connection before it closes it. Without
 /// a limit a client can have it reset for ever (RUSTSEC-2024-0003, "MadeYouReset").
 const LOCAL_RESETS_MAX: usize = 100;
-/// How often a silent client is asked whether it is still there, and how long it has to answer.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections to the health port, which anybody may open, and how long one may live.
 const PROBES_MAX: usize = 64;
 const PROBE_AGE_MAX: Duration = Duration::from_secs(60);
@@ -68,38 +67,19 @@ pub struct Services {
     pub reflection: bool,
 }
 
-/// Serves callers until `stop`, then lets accepted calls finish.
-///
-/// # Errors
-/// Those of the transport; single connections that break are none.
-pub async fn serve(
-    services: Services,
-    limits: &LimitsConfig,
-    connections: ReceiverStream<io::Result<TlsConnection>>,
-    stop: CancellationToken,
-) -> Result<(), tonic::transport::Error> {
-    let router = router(services, limits);
-    router
-        .serve_with_incoming_shutdown(connections, stop.cancelled_owned())
-        .await
-}
-
-fn router(services: Services, limits: &LimitsConfig) -> Router {
-    let mut server = Server::builder()
-        .max_concurrent_streams(limits.streams_per_connection_max.get())
-        .max_connection_age(limits.connection_age_max())
-        .max_connection_age_grace(limits.call_timeout())
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .http2_max_header_list_size(HEADERS_BYTES_MAX)
-        .http2_max_local_error_reset_streams(Some(LOCAL_RESETS_MAX));
+/// Everything, by path.
+fn routes(
+    tokens: Arc<TokenService>,
+    organizations: OrganizationService,
+    reflection: bool,
+) -> Routes {
     let tokens =
-        TokenServiceServer::new(services.tokens).max_decoding_message_size(TOKEN_REQUEST_BYTES_MAX);
-    let organizations = OrganizationServiceServer::new(services.organizations)
+        TokenServiceServer::from_arc(tokens).max_decoding_message_size(TOKEN_REQUEST_BYTES_MAX);
+    let organizations = OrganizationServiceServer::new(organizations)
         .max_decoding_message_size(ADMIN_REQUEST_BYTES_MAX);
-    let router = server.add_service(tokens).add_service(organizations);
-    if !services.reflection {
-        return router;
+    let routes = Routes::new(tokens).add_service(organizations);
+    if !reflection {
+        return routes.prepare();
     }
     let describe = || {
         tonic_reflection::server::Builder::configure()
@@ -107,9 +87,10 @@ fn router(services: Services, limits: &LimitsConfig) -> Router {
     };
     // Both versions: some clients speak only the older one.
     let (v1, v1alpha) = (describe().build_v1(), describe().build_v1alpha());
-    router
+    routes
         .add_service(v1.expect("the descriptors were made by our own build"))
         .add_service(v1alpha.expect("the descriptors were made by our own build"))
+        .prepare()
 }
 
 /// Tells probes how the broker is, without TLS, on a port of its own.
@@ -168,17 +149,28 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     bound.map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))
 }
 
-/// Who calls.
-fn caller<T>(request: &Request<T>) -> Result<SpiffeId, Status> {
-    match request
-        .extensions()
-        .get::<Peer>()
-        .map(|Peer(identity)| Arc::as_ref(identity))
-    {
-        Some(Ok(id)) => Ok(id.clone()),
-        Some(Err(error)) => Err((*error).into()),
-        None => Err(peer::Unidentified::Unreadable.into()),
-    }
+/// Who is at the other end of a call's connection.
+fn peer_of<T>(request: &Request<T>) -> Result<Peer, Status> {
+    let peer = request.extensions().get::<Peer>().cloned();
+    peer.ok_or_else(|| peer::Unidentified::Unreadable.into())
+}
+
+/// How long the caller waits, if it says: the header `grpc-timeout`, at most eight digits and a unit.
+/// One that cannot be read is none, as for tonic.
+fn deadline(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let readable = (1..=8).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+    let number = digits.parse().ok().filter(|_| readable)?;
+    Some(match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    })
 }
 
 /// Bounds the time of a call. `reason` is what it waits for.

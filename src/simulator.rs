@@ -4,10 +4,69 @@
 //! It decides like Entra and says so in Entra's words: secrets and certificates are really
 //! checked, tokens are really signed, and every refusal has an AADSTS number with its `error` and
 //! HTTP status. It was modelled on documents and recordings and never compared with a live tenant,
-//! so the rarer refusals may differ from Entra's in `error` or status. What it knows is in its [`Directory`]; what shall go wrong is
-//! scripted with [`Simulator::script`] and [`Simulator::hold`].
+//! so the rarer refusals may differ from Entra's in `error` or status. It hands out tokens that no real
+//! service accepts, and listens on loopback only.
 //!
-//! It hands out tokens that no real service accepts, and listens on loopback only.
+//! # For authors of workers
+//!
+//! Start one in a test, point a broker at it (`[entra.loopback_authority.global]` of its configuration;
+//! [`Simulator::authority_url`], [`Simulator::graph_url`]), and let things go wrong. Whatever is switched
+//! holds for one tenant and one of its endpoints, and the next request sees it. Nothing is left to chance
+//! but ids and, within [`directory::Tenant::token_lifetime`], the life of a token: set a range of one
+//! value where that matters.
+//!
+//! ```
+//! use kodo_broker::simulator::{
+//!     Simulator,
+//!     directory::{Application, Tenant},
+//!     fault::{Endpoint, Fault},
+//!     pki::{CertificateAuthority, Leaf},
+//! };
+//! use serde_json::json;
+//! use uuid::Uuid;
+//!
+//! # tokio::runtime::Runtime::new()?.block_on(async {
+//! // The broker trusts this CA by `entra.extra_ca_file`.
+//! let ca = CertificateAuthority::new("test")?;
+//! let simulator = Simulator::start(([127, 0, 0, 1], 0).into(), &ca.issue(&Leaf::loopback("entra"))?).await?;
+//! let (tenant, client_id) = (Uuid::new_v4(), Uuid::new_v4());
+//! let application = Application::new(client_id).with_secret("a~client.secret");
+//! simulator.directory().add_tenant(Tenant::new(tenant, "contoso").with(application));
+//!
+//! // The next two requests are throttled, the third gets an odd answer, and from then on none is answered…
+//! simulator.script(tenant, Endpoint::Token, Fault::throttled(Some(7)).times(2));
+//! simulator.script(tenant, Endpoint::Token, Fault::member("expires_in", json!("3599")));
+//! simulator.script(tenant, Endpoint::Token, Fault::hang().always());
+//! // …until it is over.
+//! assert_eq!(simulator.unscript(tenant, Endpoint::Token), 3);
+//!
+//! // The application loses its permissions; tokens go on being issued.
+//! simulator.directory().change_application(tenant, client_id, |application| {
+//!     application.roles.insert(kodo_broker::simulator::resource::Resource::Graph, vec![]);
+//! });
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! | to see how you do with | switch |
+//! |---|---|
+//! | throttling | [`Fault::throttled`], [`Fault::throttled_until`]; odd values with [`Fault::header`] on `throttled(None)` |
+//! | errors of the server | [`Fault::html`] with 500 or 502, [`Fault::rejection`] or [`Fault::json`] with 503 |
+//! | a refusal | [`Fault::rejection`] with any AADSTS number, [`directory::Application::standing`], a [`directory::Secret`] that has ended or is not known yet, [`directory::Tenant::remove_application`], [`directory::Tenant::missing_resources`] |
+//! | no answer, or a late one | [`Fault::hang`], [`Fault::delayed`], [`Fault::after`], [`Simulator::set_latency`]; under a test's control [`Simulator::hold`] |
+//! | an answer that does not end | [`Fault::stalled_after`], [`Fault::dripping`], on [`Fault::proper`] or any other answer |
+//! | a connection that breaks | [`Fault::reset_unread`], [`Fault::reset`], [`Fault::cut_after`]; for all tenants [`Simulator::shutdown`] |
+//! | bodies that are too much | [`Fault::oversized`], [`Fault::gzip_bomb`], [`Fault::deep_json`] |
+//! | bodies that are no answer | [`Fault::answer`], [`Fault::invalid_utf8`], [`Fault::duplicate_keys`], [`Fault::json`] |
+//! | odd members | [`Fault::member`], [`Fault::altered`]: `expires_in`, `access_token`, `token_type`… |
+//! | a redirect | [`Fault::redirect`] |
+//! | how often | once, [`Fault::times`], [`Fault::always`] |
+//! | renewal ahead | [`directory::Tenant::refresh_after`] |
+//! | 401 with a claims challenge | [`directory::Tenant::tokens_valid_from`]; [`journal::Request::claims`] shows that it was passed on |
+//! | 403 | [`roles`](field@directory::Application::roles) of an application |
+//!
+//! What came in is in [`Simulator::requests`] and [`Simulator::request_count`].
 
 use std::{
     io,
@@ -182,7 +241,8 @@ impl Simulator {
         self.shared.faults.script(tenant, endpoint, fault);
     }
 
-    /// Forgets what is left of an endpoint's script, and says how many faults those were.
+    /// Forgets what is left of an endpoint's script, what stands from now on included, and says how
+    /// many faults those were.
     pub fn unscript(&self, tenant: Uuid, endpoint: Endpoint) -> usize {
         self.shared.faults.unscript(tenant, endpoint)
     }

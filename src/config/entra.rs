@@ -24,6 +24,8 @@ pub struct EntraConfig {
     pub concurrent_requests_max: NonZeroU16,
     /// Requests that may wait for their turn.
     pub queued_requests_max: NonZeroU32,
+    /// How long after a change of a credential a refusal may be due to it, in seconds.
+    pub propagation_seconds: u16,
     /// CAs to trust besides the system's, PEM.
     pub extra_ca_file: Option<PathBuf>,
     /// HTTP proxy for the way out.
@@ -61,6 +63,8 @@ impl Default for EntraConfig {
             concurrent_requests_max: number(64),
             // Every token of 5,000 organizations with four resources each, at once.
             queued_requests_max: const { NonZeroU32::new(20_000).expect("not zero") },
+            // Microsoft names no figure; a minute is what is seen.
+            propagation_seconds: 90,
             extra_ca_file: None,
             proxy_url: None,
             loopback_authority: BTreeMap::new(),
@@ -70,6 +74,12 @@ impl Default for EntraConfig {
 }
 
 impl EntraConfig {
+    /// How long after a change of a credential a refusal may be due to it.
+    #[must_use]
+    pub fn propagation(&self) -> Duration {
+        Duration::from_secs(self.propagation_seconds.into())
+    }
+
     /// How long a connection may take to be made.
     #[must_use]
     pub fn connect_timeout(&self) -> Duration {

@@ -2,8 +2,9 @@
 
 use std::{
     net::SocketAddr,
-    num::{NonZeroU16, NonZeroU32},
+    num::{NonZeroU16, NonZeroU32, NonZeroUsize},
     path::PathBuf,
+    thread,
     time::Duration,
 };
 
@@ -17,6 +18,10 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// Where the plaintext health service is served.
     pub health_listen: Option<SocketAddr>,
+    /// Where the figures are served, in plaintext.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Threads that serve callers: as many as there are cores if `None`, none of their own if 0.
+    pub threads: Option<u16>,
     /// Whether gRPC reflection is answered.
     #[serde(default)]
     pub reflection: bool,
@@ -75,6 +80,17 @@ impl Default for LimitsConfig {
             // A token that has not come in a minute never comes.
             call_timeout_seconds: u16(60),
             drain_seconds: u16(20),
+        }
+    }
+}
+
+impl ServerConfig {
+    /// Threads that serve callers: what the file says, else what the system gives this process.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        match self.threads {
+            Some(threads) => threads.into(),
+            None => thread::available_parallelism().map_or(1, NonZeroUsize::get),
         }
     }
 }

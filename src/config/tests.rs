@@ -33,7 +33,10 @@ fn the_example_is_a_valid_configuration_with_the_default_limits() {
 #[test]
 fn the_options_that_the_example_only_mentions_exist() {
     let options = |line: &str| {
-        line.starts_with("# ") && (line.contains(" = \"") || line.starts_with("# [entra"))
+        line.starts_with("# ")
+            && (line.contains(" = \"")
+                || line.starts_with("# [entra")
+                || line.starts_with("# threads"))
     };
     let uncommented: String = EXAMPLE
         .lines()

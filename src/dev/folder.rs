@@ -109,12 +109,13 @@ impl Folder {
              [policy]\nfile = {}\n\n[store]\nkind = \"sled\"\ndirectory = {}\n\n\
              [kek]\nfile = {}\n\n[entra]\nextra_ca_file = {ca}\n\n\
              [entra.loopback_authority.global]\nauthority_url = \"{authority}\"\ngraph_url = \"{graph}\"\n\n\
-             [log]\nformat = \"text\"\nfilter = \"warn\"\n",
+             [audit]\nfile = {}\n\n[log]\nformat = \"text\"\nfilter = \"warn\"\n",
             at("broker.crt"),
             at("broker.key"),
             at("policy.toml"),
             at("store"),
             at("kek"),
+            at("audit.jsonl"),
             ca = at("ca.pem"),
         );
         let policy = format!(

@@ -4,13 +4,13 @@
 //! [`Limits::concurrent_max`] of them, of which one tenant may hold an eighth. Who finds none free
 //! queues.
 //!
-//! **Whose turn it is.** The turn of a request is due some time after it came, by its lane
-//! ([`patience`]), and who is due first goes first. So a restore goes before callers, callers before
-//! renewals and these before probes, while a lower lane only waits and never starves: it goes before
-//! whoever came so much later. A request that is moved to a faster lane takes its new turn at once. The
-//! queue passes over tenants that hold their share.
+//! **Whose turn it is.** The turn of a request is due some time after it came: a restore's at once, a
+//! caller's after 10 s, a renewal's after 60 s, a probe's after 120 s; and who is due first goes first.
+//! So a restore goes before callers, callers before renewals and these before probes, while a lower lane
+//! only waits and never starves: it goes before whoever came so much later. A request that is moved to a
+//! faster lane takes its new turn at once. The queue passes over tenants that hold their share.
 //!
-//! **Who hangs.** A request that goes on for [`SLOW`] gives its place back and is counted as slow from
+//! **Who hangs.** A request that goes on for 2 s gives its place back and is counted as slow from
 //! then on, of which there may be four times as many; while there are, it keeps its place. Its tenant is
 //! not trusted from then on until it has answered promptly: it is sent one request at a time, and all such
 //! tenants together may hold a quarter of the places. So that an outage of everything ends quickly, they

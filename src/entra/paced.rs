@@ -3,7 +3,7 @@
 //! [`Paced`] stands before the endpoint that sends the requests and adds, in this order:
 //! 1. **Pauses**: who was told to wait, by 429 or by a 5xx with `Retry-After`, sends nothing until the
 //!    time is over; who asks meanwhile is told at once what is left of it.
-//! 2. **Places** ([`super::budget`]): a total cap, shares of tenants, lanes, and a bounded queue.
+//! 2. **Places** ([`budget`](super::budget)): a total cap, shares of tenants, lanes, and a bounded queue.
 //! 3. **One retry**, a second or two later and with a new place, after an error of the server without
 //!    `Retry-After` and after a timeout; none during an outage. Nothing else in the broker retries: layers
 //!    of retries multiply, and Entra answers those who ask too often with AADSTS50196.
@@ -18,10 +18,9 @@ use async_trait::async_trait;
 use backon::{ConstantBuilder, Retryable as _};
 use tokio::time::sleep;
 
-pub use super::budget::{Limits, Load};
 use super::{
     Error, Grant, Lane, Principal, TokenEndpoint, TokenRequest, Urgency,
-    budget::{Budget, Full, Payer, Place, SLOW},
+    budget::{Budget, Full, Limits, Load, Payer, Place, SLOW},
     outage::Outage,
     pause::Pauses,
 };

@@ -14,7 +14,7 @@ use crate::{
     malformed::Malformed,
     organization::{ClientId, Cloud, OrganizationId, Resource, SharePointHost},
     pb::{admin::v1 as admin, v1},
-    token::{TokenKey, report::Refused},
+    token::report::Refused,
 };
 
 /// What was found wrong so far.
@@ -49,21 +49,6 @@ impl Fields {
             return None;
         }
         self.take("organization_id", OrganizationId::parse(text))
-    }
-
-    /// What a token is for.
-    pub(super) fn token_key(
-        &mut self,
-        organization_id: &str,
-        resource: i32,
-        sharepoint_host: &str,
-    ) -> Option<TokenKey> {
-        let organization = self.organization_id(organization_id);
-        let resource = self.resource(resource, sharepoint_host);
-        Some(TokenKey {
-            organization: organization?,
-            resource: resource?,
-        })
     }
 
     pub(super) fn client_id(&mut self, text: &str) -> Option<ClientId> {

@@ -1,18 +1,23 @@
 //! Accepts connections: bounded in number, in handshakes under way and in the time that one takes.
 //!
 //! tonic's own acceptor has no such bounds, spins when file descriptors run out, and cannot tell who
-//! the peer is; hence this one, which hands finished connections to tonic.
+//! the peer is; hence this one.
 
 use std::{
+    fmt,
+    future::Future,
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
 
 use rustls::ServerConfig;
-use spiffe::{SpiffeId, TrustDomain};
+use spiffe::TrustDomain;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -25,7 +30,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::server::Connected;
 
 use super::peer::{Unidentified, identify};
-use crate::config::LimitsConfig;
+use crate::{
+    audit::Place,
+    authz::{Caller, Policy},
+    config::LimitsConfig,
+};
 
 /// Pause after a failed accept: there are no file descriptors left, and asking again at once would
 /// only burn a core.
@@ -35,7 +44,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Connection<S, P> {
     stream: S,
-    peer: P,
+    /// Who is at the other end.
+    pub peer: P,
     /// Gives the place back when the connection ends.
     _place: OwnedSemaphorePermit,
 }
@@ -45,14 +55,23 @@ pub type TlsConnection = Connection<TlsStream<TcpStream>, Peer>;
 /// A connection of anybody.
 pub type PlainConnection = Connection<TcpStream, ()>;
 
-/// Who is at the other end: worked out once for each connection, found in each request's extensions.
+/// Who is at the other end: worked out once for each connection. Cheap to clone; found in the
+/// extensions of a request.
 #[derive(Clone, Debug)]
-pub struct Peer(pub Arc<Result<SpiffeId, Unidentified>>);
+pub struct Peer(Arc<Known>);
+
+#[derive(Debug)]
+struct Known {
+    identity: Result<Caller, Unidentified>,
+    /// Up to where the audit log must be written before anything more leaves on the connection.
+    recorded: AtomicU64,
+}
 
 /// What the listener needs to know.
 pub struct Acceptor {
     tls: TlsAcceptor,
     trust_domain: TrustDomain,
+    policy: Arc<Policy>,
     handshake_timeout: Duration,
     connections: Arc<Semaphore>,
     handshakes: Arc<Semaphore>,
@@ -64,6 +83,7 @@ impl Acceptor {
     pub fn new(
         tls: Arc<ServerConfig>,
         trust_domain: TrustDomain,
+        policy: Arc<Policy>,
         limits: &LimitsConfig,
     ) -> Arc<Self> {
         let places = |max: std::num::NonZeroU32| {
@@ -73,52 +93,43 @@ impl Acceptor {
         Arc::new(Self {
             tls: tls.into(),
             trust_domain,
+            policy,
             handshake_timeout: limits.handshake_timeout(),
             connections: places(limits.connections_max),
             handshakes: places(limits.handshakes_max),
         })
     }
 
-    /// Accepts until `stop`, and gives the connections whose handshake succeeded.
-    pub fn accept(
+    /// Accepts for ever, and has every connection served whose handshake succeeds.
+    ///
+    /// Several listeners may accept at once; the bounds are for all of them together. A place is
+    /// taken after a connection was accepted, not before, or listeners that nobody connects to would
+    /// keep places from those that callers wait at. So one connection more for each listener may be
+    /// open, and waits.
+    pub async fn accept_all<F>(
         self: Arc<Self>,
         listener: TcpListener,
         tasks: &TaskTracker,
-        stop: CancellationToken,
-    ) -> ReceiverStream<io::Result<TlsConnection>> {
-        let (sender, receiver) = mpsc::channel(1);
-        let handshakes = tasks.clone();
-        tasks.spawn(async move {
-            let accepting = self.accept_all(&listener, &handshakes, &sender);
-            stop.run_until_cancelled(accepting).await;
-        });
-        ReceiverStream::new(receiver)
-    }
-
-    async fn accept_all(
-        self: Arc<Self>,
-        listener: &TcpListener,
-        tasks: &TaskTracker,
-        sender: &mpsc::Sender<io::Result<TlsConnection>>,
-    ) {
+        serve: impl Fn(TlsConnection) -> F + Clone + Send + 'static,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
         loop {
-            // Without a place nothing is accepted: the kernel's backlog is the queue.
+            let Some(stream) = accept_one(&listener).await else {
+                continue;
+            };
             let Ok(place) = self.connections.clone().acquire_owned().await else {
                 return;
             };
             let Ok(shaking) = self.handshakes.clone().acquire_owned().await else {
                 return;
             };
-            let Some(stream) = accept_one(listener).await else {
-                continue;
-            };
-            let (acceptor, sender) = (self.clone(), sender.clone());
+            let (acceptor, serve) = (self.clone(), serve.clone());
             tasks.spawn(async move {
                 let finished = acceptor.handshake(stream, place).await;
                 drop(shaking);
                 if let Some(connection) = finished {
-                    // The server has stopped if nobody takes it.
-                    let _ = sender.send(Ok(connection)).await;
+                    serve(connection).await;
                 }
             });
         }
@@ -153,9 +164,47 @@ impl Acceptor {
         }
         Some(Connection {
             stream,
-            peer: Peer(Arc::new(identity)),
+            peer: Peer::new(identity.map(|id| Caller::new(id, self.policy.clone()))),
             _place: place,
         })
+    }
+}
+
+impl fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acceptor")
+            .field("trust_domain", &self.trust_domain)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Peer {
+    /// Somebody, or nobody.
+    #[must_use]
+    pub fn new(identity: Result<Caller, Unidentified>) -> Self {
+        Self(Arc::new(Known {
+            identity,
+            recorded: AtomicU64::new(0),
+        }))
+    }
+
+    /// Who it is.
+    ///
+    /// # Errors
+    /// Why nobody knows.
+    pub fn caller(&self) -> Result<&Caller, Unidentified> {
+        self.0.identity.as_ref().map_err(|error| *error)
+    }
+
+    /// Has everything that is written to the connection from now on wait for the audit log.
+    pub fn answers_after(&self, place: Place) {
+        self.0.recorded.fetch_max(place.get(), Ordering::AcqRel);
+    }
+
+    /// Up to where the audit log must be written before anything more leaves.
+    #[must_use]
+    pub fn recorded(&self) -> Place {
+        Place::new(self.0.recorded.load(Ordering::Acquire))
     }
 }
 

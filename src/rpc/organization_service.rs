@@ -6,11 +6,20 @@ use spiffe::SpiffeId;
 use tonic::{Request, Response, Status, async_trait};
 use zeroize::Zeroizing;
 
-use super::{caller, deny, fields::Fields, status::organization_not_found, within};
+use super::{
+    deny,
+    fields::Fields,
+    listener::Peer,
+    peer_of,
+    status::{self, organization_not_found},
+    within,
+};
 use crate::{
-    authz::{Action, Denied, Policy},
+    audit::{Audit, Outcome, Record},
+    authz::{Action, Caller, Denied, Policy},
     credential,
     hex::Hex,
+    metrics::Metrics,
     organization::{Organization, OrganizationId, TenantName},
     pb::{
         admin::v1::{
@@ -28,6 +37,12 @@ use crate::{
 /// Organizations that one call looks at for a page: most may be invisible to the caller.
 const LOOKED_AT_MAX: usize = 1000;
 
+/// Messages that are about an organization.
+trait Names {
+    /// Its id as the message has it; empty where it has none.
+    fn organization_id(&self) -> &str;
+}
+
 /// Registers, shows, rotates and revokes.
 #[derive(Debug)]
 pub struct OrganizationService {
@@ -37,6 +52,10 @@ pub struct OrganizationService {
     pub vault: Arc<Vault>,
     /// Changes it.
     pub registrar: Registrar,
+    /// Where calls are recorded.
+    pub audit: Audit,
+    /// Where they are counted.
+    pub metrics: Arc<Metrics>,
     /// How long a call may take.
     pub call_timeout: Duration,
 }
@@ -47,30 +66,125 @@ impl organization_service_server::OrganizationService for OrganizationService {
         &self,
         request: Request<RegisterOrganizationRequest>,
     ) -> Result<Response<RegisterOrganizationResponse>, Status> {
-        let caller = caller(&request)?;
-        self.allow_any(&caller, Action::Register)?;
-        let mut request = request.into_inner();
-        let mark = self.mark(take(&mut request.request_id), &request);
-        let mode = mode(request.validate_only);
-        let registration = self.registration(&caller, request, &mark).await?;
-        let by = registration::Request { caller, mark, mode };
-        let work = self.registrar.register(registration, by);
-        let changed = within(self.call_timeout, Reason::IdpUnreachable, work).await??;
-        Ok(Response::new(RegisterOrganizationResponse {
-            organization: Some(changed.organization.into()),
-            warnings: changed.warnings.into_iter().map(Into::into).collect(),
-        }))
+        self.recorded("RegisterOrganization", request, Self::register)
+            .await
     }
 
     async fn get_organization(
         &self,
         request: Request<GetOrganizationRequest>,
     ) -> Result<Response<GetOrganizationResponse>, Status> {
-        let caller = caller(&request)?;
+        self.recorded("GetOrganization", request, Self::find).await
+    }
+
+    async fn list_organizations(
+        &self,
+        request: Request<ListOrganizationsRequest>,
+    ) -> Result<Response<ListOrganizationsResponse>, Status> {
+        self.recorded("ListOrganizations", request, Self::list)
+            .await
+    }
+
+    async fn rotate_credential(
+        &self,
+        request: Request<RotateCredentialRequest>,
+    ) -> Result<Response<RotateCredentialResponse>, Status> {
+        self.recorded("RotateCredential", request, Self::rotate)
+            .await
+    }
+
+    async fn revoke_organization(
+        &self,
+        request: Request<RevokeOrganizationRequest>,
+    ) -> Result<Response<RevokeOrganizationResponse>, Status> {
+        self.recorded("RevokeOrganization", request, Self::revoke)
+            .await
+    }
+}
+
+impl OrganizationService {
+    /// Has a call of somebody identified done, recorded and counted.
+    async fn recorded<Q: Names, A: Names>(
+        &self,
+        rpc: &'static str,
+        request: Request<Q>,
+        work: impl AsyncFnOnce(&Self, &SpiffeId, Q) -> Result<A, Status>,
+    ) -> Result<Response<A>, Status> {
+        let peer = peer_of(&request)?;
+        let answer = match peer.caller() {
+            Ok(caller) => {
+                let request = request.into_inner();
+                let named = request.organization_id().to_owned();
+                let answer = work(self, caller.id(), request).await;
+                let about = match &answer {
+                    Ok(answer) if !answer.organization_id().is_empty() => answer.organization_id(),
+                    _ => &named,
+                };
+                self.record(&peer, caller, rpc, about, answer.as_ref().err())
+                    .and(answer)
+            }
+            Err(unidentified) => Err(unidentified.into()),
+        };
+        let outcome = answer
+            .as_ref()
+            .map_or_else(status::reason, |_| Outcome::Done.as_str());
+        self.metrics.called(rpc, outcome);
+        answer.map(Response::new)
+    }
+
+    fn record(
+        &self,
+        peer: &Peer,
+        caller: &Caller,
+        rpc: &'static str,
+        about: &str,
+        refused: Option<&Status>,
+    ) -> Result<(), Status> {
+        // What can be no id may be anything, of any length.
+        let organization = OrganizationId::parse(about).ok();
+        let record = Record {
+            time: self.registrar.now(),
+            rpc,
+            caller: caller.name(),
+            organization: organization.as_ref().map_or("", OrganizationId::as_str),
+            resource: None,
+            sharepoint_host: None,
+            outcome: refused.map_or(Outcome::Done, |status| {
+                Outcome::Refused(status::reason(status))
+            }),
+            token: None,
+        };
+        peer.answers_after(self.audit.record(&record)?);
+        Ok(())
+    }
+
+    async fn register(
+        &self,
+        caller: &SpiffeId,
+        mut request: RegisterOrganizationRequest,
+    ) -> Result<RegisterOrganizationResponse, Status> {
+        self.allow_any(caller, Action::Register)?;
+        let mark = self.mark(take(&mut request.request_id), &request);
+        let mode = mode(request.validate_only);
+        let registration = self.registration(caller, request, &mark).await?;
+        let by = by(caller, mark, mode);
+        let work = self.registrar.register(registration, by);
+        let changed = within(self.call_timeout, Reason::IdpUnreachable, work).await??;
+        Ok(RegisterOrganizationResponse {
+            organization: Some(changed.organization.into()),
+            warnings: changed.warnings.into_iter().map(Into::into).collect(),
+        })
+    }
+
+    async fn find(
+        &self,
+        caller: &SpiffeId,
+        request: GetOrganizationRequest,
+    ) -> Result<GetOrganizationResponse, Status> {
         let mut fields = Fields::default();
-        let id = fields.organization_id(&request.get_ref().organization_id);
+        let id = fields.organization_id(&request.organization_id);
         let id = id.ok_or_else(|| fields.into_status())?;
-        self.allow(&caller, Action::Get, &id)?;
+        self.allow(caller, Action::Get, &id)?;
         let found = within(
             self.call_timeout,
             Reason::StoreUnavailable,
@@ -78,43 +192,42 @@ impl organization_service_server::OrganizationService for OrganizationService {
         )
         .await??;
         let organization = found.ok_or_else(organization_not_found)?;
-        Ok(Response::new(GetOrganizationResponse {
+        Ok(GetOrganizationResponse {
             organization: Some(organization.into()),
-        }))
+        })
     }
 
-    async fn list_organizations(
+    async fn list(
         &self,
-        request: Request<ListOrganizationsRequest>,
-    ) -> Result<Response<ListOrganizationsResponse>, Status> {
-        let caller = caller(&request)?;
-        self.allow_any(&caller, Action::List)?;
+        caller: &SpiffeId,
+        request: ListOrganizationsRequest,
+    ) -> Result<ListOrganizationsResponse, Status> {
+        self.allow_any(caller, Action::List)?;
         let mut fields = Fields::default();
-        let after = fields.page_token(&request.get_ref().page_token);
-        let size = fields.page_size(request.get_ref().page_size);
+        let after = fields.page_token(&request.page_token);
+        let size = fields.page_size(request.page_size);
         if !fields.is_clean() {
             return Err(fields.into_status());
         }
         let visible = |organization: &Organization| {
-            let allowed = self.policy.check(&caller, Action::List, &organization.id);
+            let allowed = self.policy.check(caller, Action::List, &organization.id);
             allowed.is_ok()
         };
         let listing = self.page(after, size, visible);
         let page = within(self.call_timeout, Reason::StoreUnavailable, listing).await??;
         let next = page.next.map(|place| Hex(&place).to_string());
-        Ok(Response::new(ListOrganizationsResponse {
+        Ok(ListOrganizationsResponse {
             organizations: page.organizations.into_iter().map(Into::into).collect(),
             next_page_token: next.unwrap_or_default(),
-        }))
+        })
     }
 
-    async fn rotate_credential(
+    async fn rotate(
         &self,
-        request: Request<RotateCredentialRequest>,
-    ) -> Result<Response<RotateCredentialResponse>, Status> {
-        let caller = caller(&request)?;
-        self.allow_any(&caller, Action::Rotate)?;
-        let mut request = request.into_inner();
+        caller: &SpiffeId,
+        mut request: RotateCredentialRequest,
+    ) -> Result<RotateCredentialResponse, Status> {
+        self.allow_any(caller, Action::Rotate)?;
         let mark = self.mark(take(&mut request.request_id), &request);
         let mode = mode(request.validate_only);
         let old_tokens = old_tokens(request.forget_tokens);
@@ -123,7 +236,7 @@ impl organization_service_server::OrganizationService for OrganizationService {
         let id = fields.organization_id(&request.organization_id);
         if let Some(id) = &id {
             // Before a key is derived for somebody who may not rotate it.
-            self.allow(&caller, Action::Rotate, id)?;
+            self.allow(caller, Action::Rotate, id)?;
         }
         let revision = fields.revision(request.revision);
         let credential = self.credential(&mut fields, request.credential).await?;
@@ -132,23 +245,22 @@ impl organization_service_server::OrganizationService for OrganizationService {
         else {
             return Err(fields.into_status());
         };
-        let by = registration::Request { caller, mark, mode };
+        let by = by(caller, mark, mode);
         let work = self
             .registrar
             .rotate(id, revision, credential, old_tokens, by);
         let changed = within(self.call_timeout, Reason::IdpUnreachable, work).await??;
-        Ok(Response::new(RotateCredentialResponse {
+        Ok(RotateCredentialResponse {
             organization: Some(changed.organization.into()),
             warnings: changed.warnings.into_iter().map(Into::into).collect(),
-        }))
+        })
     }
 
-    async fn revoke_organization(
+    async fn revoke(
         &self,
-        request: Request<RevokeOrganizationRequest>,
-    ) -> Result<Response<RevokeOrganizationResponse>, Status> {
-        let caller = caller(&request)?;
-        let mut request = request.into_inner();
+        caller: &SpiffeId,
+        mut request: RevokeOrganizationRequest,
+    ) -> Result<RevokeOrganizationResponse, Status> {
         let mark = self.mark(take(&mut request.request_id), &request);
         let mut fields = Fields::default();
         fields.request_id(&mark.request_id);
@@ -157,18 +269,16 @@ impl organization_service_server::OrganizationService for OrganizationService {
         let (Some(id), Some(revision), true) = (id, revision, fields.is_clean()) else {
             return Err(fields.into_status());
         };
-        self.allow(&caller, Action::Revoke, &id)?;
+        self.allow(caller, Action::Revoke, &id)?;
         let mode = Mode::Store;
-        let by = registration::Request { caller, mark, mode };
+        let by = by(caller, mark, mode);
         let work = self.registrar.revoke(id, revision, by);
         let organization = within(self.call_timeout, Reason::StoreUnavailable, work).await??;
-        Ok(Response::new(RevokeOrganizationResponse {
+        Ok(RevokeOrganizationResponse {
             organization: Some(organization.into()),
-        }))
+        })
     }
-}
 
-impl OrganizationService {
     /// What the request is remembered by; its id has been taken out of it.
     fn mark(&self, request_id: String, request: &impl prost::Message) -> RequestMark {
         let content = Zeroizing::new(request.encode_to_vec());
@@ -274,6 +384,47 @@ impl OrganizationService {
             }),
             _ => Err(fields.into_status()),
         }
+    }
+}
+
+macro_rules! names {
+    (itself: $($itself:ty),+; answer: $($answer:ty),+) => {
+        $(impl Names for $itself {
+            fn organization_id(&self) -> &str {
+                &self.organization_id
+            }
+        })+
+        $(impl Names for $answer {
+            fn organization_id(&self) -> &str {
+                self.organization.as_ref().map_or("", |organization| &organization.organization_id)
+            }
+        })+
+    };
+}
+names! {
+    itself: RegisterOrganizationRequest, GetOrganizationRequest, RotateCredentialRequest,
+        RevokeOrganizationRequest;
+    answer: RegisterOrganizationResponse, GetOrganizationResponse, RotateCredentialResponse,
+        RevokeOrganizationResponse
+}
+
+impl Names for ListOrganizationsRequest {
+    fn organization_id(&self) -> &str {
+        ""
+    }
+}
+
+impl Names for ListOrganizationsResponse {
+    fn organization_id(&self) -> &str {
+        ""
+    }
+}
+
+fn by(caller: &SpiffeId, mark: RequestMark, mode: Mode) -> registration::Request {
+    registration::Request {
+        caller: caller.clone(),
+        mark,
+        mode,
     }
 }
 

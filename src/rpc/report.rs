@@ -3,24 +3,53 @@
 use tonic::{Request, Response, Status};
 
 use super::{
-    caller,
     fields::Fields,
+    peer_of, status,
     token_service::{Asked, TokenService},
 };
 use crate::{
+    audit::Outcome,
+    authz::Caller,
     pb::v1::{self, ReportTokenRequest, ReportTokenResponse},
     token::report::Verdict,
 };
 
+/// The RPC in records and figures.
+const REPORT_TOKEN: &str = "ReportToken";
+
 impl TokenService {
+    /// What is made of a report, recorded and counted.
     pub(super) fn judge(
         &self,
         request: Request<ReportTokenRequest>,
     ) -> Result<Response<ReportTokenResponse>, Status> {
-        let caller = caller(&request)?;
-        let request = request.into_inner();
+        let peer = peer_of(&request)?;
+        let mut asked = Asked::default();
+        let judged = match peer.caller() {
+            Ok(caller) => {
+                let judged = self.decide(caller, &request.into_inner(), &mut asked);
+                let outcome = judged.as_ref().map(|_| None);
+                self.record(&peer, caller, REPORT_TOKEN, &asked, outcome)
+                    .and(judged)
+            }
+            Err(unidentified) => Err(unidentified.into()),
+        };
+        let counted = judged
+            .as_ref()
+            .map_or_else(status::reason, |_| Outcome::Done.as_str());
+        self.metrics.called(REPORT_TOKEN, counted);
+        judged.map(Response::new)
+    }
+
+    fn decide(
+        &self,
+        caller: &Caller,
+        request: &ReportTokenRequest,
+        asked: &mut Asked,
+    ) -> Result<ReportTokenResponse, Status> {
         let mut fields = Fields::default();
-        let key = fields.token_key(
+        *asked = Asked::read(
+            &mut fields,
             &request.organization_id,
             request.resource,
             &request.sharepoint_host,
@@ -28,16 +57,14 @@ impl TokenService {
         let fingerprint = fields.fingerprint(&request.fingerprint);
         let refused = fields.refused(request.http_status, &request.claims_challenge);
         let (Some(key), Some(fingerprint), Some(refused), true) =
-            (key, fingerprint, refused, fields.is_clean())
+            (asked.key(), fingerprint, refused, fields.is_clean())
         else {
             return Err(fields.into_status());
         };
-        let asked = Asked { caller, key };
-        self.allow(&asked)?;
-        let verdict = self.tokens.report(&asked.key, &fingerprint, refused);
-        let Asked { caller, key } = &asked;
+        self.allow(caller, &key)?;
+        let verdict = self.tokens.report(&key, &fingerprint, refused);
         tracing::info!(
-            %caller,
+            caller = caller.name(),
             organization = %key.organization,
             resource = key.resource.name(),
             fingerprint = request.fingerprint,
@@ -45,7 +72,7 @@ impl TokenService {
             ?verdict,
             "a token was refused by its API"
         );
-        Ok(Response::new(verdict.into()))
+        Ok(verdict.into())
     }
 }
 

@@ -14,6 +14,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
 use super::peer::Unidentified;
 use crate::{
+    audit,
     authz::Denied,
     entra::{self, Rejection, RejectionKind},
     pb::{self, v1::ErrorReason as Reason},
@@ -101,6 +102,20 @@ pub(super) fn organization_not_found() -> Status {
         Reason::OrganizationNotFound,
         "there is no such organization",
     )
+}
+
+/// The reason that a status tells.
+pub(super) fn reason(status: &Status) -> &'static str {
+    let info = status.get_details_error_info();
+    let reason = info.and_then(|info| Reason::from_reason(&info.reason));
+    reason.unwrap_or(Reason::Unspecified).reason()
+}
+
+impl From<audit::Unavailable> for Status {
+    fn from(error: audit::Unavailable) -> Self {
+        let message = format!("{error}, so nothing can be done; try again");
+        retry(Code::Unavailable, Reason::AuditUnavailable, message, RETRY)
+    }
 }
 
 impl From<Unidentified> for Status {

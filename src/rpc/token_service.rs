@@ -1,23 +1,36 @@
 //! `TokenService`: what workers call.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    future::{Future as _, poll_fn},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
-use spiffe::SpiffeId;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{caller, deny, fields::Fields, watch::TokenStream, within};
+use super::{
+    deny, fields::Fields, get_token::message, listener::Peer, peer_of, status, watch::TokenStream,
+    within,
+};
 use crate::{
-    authz::{Action, Policy},
+    audit::{Audit, Outcome, Record, TokenRecord},
+    authz::{Action, Caller, Policy},
     clock::Clock,
-    hex::Hex,
+    metrics::{Cache, Metrics},
+    organization::{OrganizationId, Resource},
     pb::v1::{
         ErrorReason, GetTokenRequest, GetTokenResponse, ReportTokenRequest, ReportTokenResponse,
         WatchTokenRequest, token_service_server,
     },
     token::{Token, TokenKey, cache::TokenCache},
 };
+
+/// The RPC in records and figures.
+const GET_TOKEN: &str = "GetToken";
 
 /// Hands out tokens.
 #[derive(Clone, Debug)]
@@ -28,6 +41,10 @@ pub struct TokenService {
     pub tokens: TokenCache,
     /// Tells when they end.
     pub clock: Clock,
+    /// Where hand-outs are recorded.
+    pub audit: Audit,
+    /// Where they are counted.
+    pub metrics: Arc<Metrics>,
     /// Least life of a token where the caller asks for none.
     pub margin: Duration,
     /// How long a call may take.
@@ -38,11 +55,32 @@ pub struct TokenService {
     pub stop: CancellationToken,
 }
 
-/// Who asks for which token.
-#[derive(Debug)]
+/// What is known of a request for the record, however far it was understood.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Asked {
-    pub(super) caller: SpiffeId,
-    pub(super) key: TokenKey,
+    pub(super) organization: Option<OrganizationId>,
+    pub(super) resource: Option<Resource>,
+}
+
+impl Asked {
+    pub(super) fn read(
+        fields: &mut Fields,
+        organization_id: &str,
+        resource: i32,
+        sharepoint_host: &str,
+    ) -> Self {
+        Self {
+            organization: fields.organization_id(organization_id),
+            resource: fields.resource(resource, sharepoint_host),
+        }
+    }
+
+    pub(super) fn key(&self) -> Option<TokenKey> {
+        Some(TokenKey {
+            organization: self.organization.clone()?,
+            resource: self.resource.clone()?,
+        })
+    }
 }
 
 #[async_trait]
@@ -51,29 +89,9 @@ impl token_service_server::TokenService for TokenService {
         &self,
         request: Request<GetTokenRequest>,
     ) -> Result<Response<GetTokenResponse>, Status> {
-        let caller = caller(&request)?;
-        let request = request.into_inner();
-        let mut fields = Fields::default();
-        let key = fields.token_key(
-            &request.organization_id,
-            request.resource,
-            &request.sharepoint_host,
-        );
-        let needed = fields.min_remaining(request.min_remaining, self.margin);
-        let lane = fields.lane(request.purpose);
-        let (Some(key), Some(needed), Some(lane), true) = (key, needed, lane, fields.is_clean())
-        else {
-            return Err(fields.into_status());
-        };
-        let asked = Asked { caller, key };
-        self.allow(&asked)?;
-        let token = within(
-            self.call_timeout,
-            ErrorReason::IdpUnreachable,
-            self.tokens.token(&asked.key, needed, lane),
-        )
-        .await??;
-        Ok(Response::new(self.message(&token)))
+        let peer = peer_of(&request)?;
+        let token = self.hand_out(&peer, request.into_inner(), None).await?;
+        Ok(Response::new(message(&token, self.clock)))
     }
 
     type WatchTokenStream = TokenStream;
@@ -94,24 +112,110 @@ impl token_service_server::TokenService for TokenService {
 }
 
 impl TokenService {
-    /// Whether the policy lets the caller have the token.
-    pub(super) fn allow(&self, Asked { caller, key }: &Asked) -> Result<(), Status> {
-        let (organization, resource) = (&key.organization, &key.resource);
-        let allowed = self.policy.check_token(caller, organization, resource);
-        allowed.map_err(|denied| deny(caller, Action::GetToken, Some(organization), denied))
+    /// The token that a request asks for, recorded and counted, as is the refusal. `deadline` is the
+    /// caller's.
+    pub(super) async fn hand_out(
+        &self,
+        peer: &Peer,
+        request: GetTokenRequest,
+        deadline: Option<Duration>,
+    ) -> Result<Arc<Token>, Status> {
+        let began = Instant::now();
+        let limit = self.call_timeout.min(deadline.unwrap_or(Duration::MAX));
+        let mut asked = Asked::default();
+        let found = match peer.caller() {
+            Ok(caller) => {
+                let found = self.find(caller, request, limit, &mut asked).await;
+                let token = found.as_ref().map(|(token, _)| Some(token.as_ref()));
+                let recorded = self.record(peer, caller, GET_TOKEN, &asked, token);
+                recorded.and(found)
+            }
+            Err(unidentified) => Err(unidentified.into()),
+        };
+        match &found {
+            Ok((_, cache)) => self.metrics.token_handed_out(*cache, began.elapsed()),
+            Err(status) => self.metrics.called(GET_TOKEN, status::reason(status)),
+        }
+        found.map(|(token, _)| token)
     }
 
-    pub(super) fn message(&self, token: &Token) -> GetTokenResponse {
-        GetTokenResponse {
-            // Exposed: handing it to an authorized caller is what it is for.
-            access_token: token.access_token.expose().to_owned(),
-            token_type: "Bearer".to_owned(),
-            expire_time: Some(self.clock.wall(token.expires_at).into()),
-            refresh_time: Some(self.clock.wall(token.refresh_at).into()),
-            resource_url: token.audience.url().to_owned(),
-            client_id: token.client_id.to_string(),
-            credential_version: token.credential_version,
-            fingerprint: Hex(&token.fingerprint).to_string(),
+    async fn find(
+        &self,
+        caller: &Caller,
+        request: GetTokenRequest,
+        limit: Duration,
+        asked: &mut Asked,
+    ) -> Result<(Arc<Token>, Cache), Status> {
+        let mut fields = Fields::default();
+        *asked = Asked::read(
+            &mut fields,
+            &request.organization_id,
+            request.resource,
+            &request.sharepoint_host,
+        );
+        let needed = fields.min_remaining(request.min_remaining, self.margin);
+        let lane = fields.lane(request.purpose);
+        let (Some(key), Some(needed), Some(lane), true) =
+            (asked.key(), needed, lane, fields.is_clean())
+        else {
+            return Err(fields.into_status());
+        };
+        self.allow(caller, &key)?;
+        let mut token = pin!(self.tokens.token(&key, needed, lane));
+        // A hit is there at once, and needs no timer.
+        match poll_fn(|cx| Poll::Ready(token.as_mut().poll(cx))).await {
+            Poll::Ready(token) => Ok((token?, Cache::Hit)),
+            Poll::Pending => {
+                let token = within(limit, ErrorReason::IdpUnreachable, token).await??;
+                Ok((token, Cache::Miss))
+            }
         }
+    }
+
+    /// Whether the policy lets the caller have the token.
+    pub(super) fn allow(&self, caller: &Caller, key: &TokenKey) -> Result<(), Status> {
+        let (organization, resource) = (&key.organization, &key.resource);
+        let allowed = self.policy.check_token_of(caller, organization, resource);
+        allowed.map_err(|denied| deny(caller.id(), Action::GetToken, Some(organization), denied))
+    }
+
+    /// Records a hand-out, a refusal or, without a token, another thing done, so that it is written
+    /// before anything more is sent to the peer.
+    ///
+    /// # Errors
+    /// If it cannot be: then nothing may be handed out.
+    pub(super) fn record(
+        &self,
+        peer: &Peer,
+        caller: &Caller,
+        rpc: &'static str,
+        asked: &Asked,
+        outcome: Result<Option<&Token>, &Status>,
+    ) -> Result<(), Status> {
+        let record = Record {
+            time: self.clock.now(),
+            rpc,
+            caller: caller.name(),
+            organization: asked
+                .organization
+                .as_ref()
+                .map_or("", OrganizationId::as_str),
+            resource: asked.resource.as_ref().map(Resource::name),
+            sharepoint_host: match &asked.resource {
+                Some(Resource::SharePoint(host)) => host.as_deref(),
+                _ => None,
+            },
+            outcome: match outcome {
+                Ok(_) => Outcome::Done,
+                Err(status) => Outcome::Refused(status::reason(status)),
+            },
+            token: outcome.ok().flatten().map(|token| TokenRecord {
+                fingerprint: &token.fingerprint,
+                credential_version: token.credential_version,
+                expire_time: self.clock.wall(token.expires_at),
+            }),
+        };
+        peer.answers_after(self.audit.record(&record)?);
+        Ok(())
     }
 }

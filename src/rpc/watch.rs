@@ -2,20 +2,27 @@
 
 use std::{pin::Pin, sync::Arc};
 
+use futures_util::stream::unfold;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use super::{
-    caller,
     fields::Fields,
-    status,
+    get_token::message,
+    listener::Peer,
+    peer_of, status,
     token_service::{Asked, TokenService},
 };
 use crate::{
+    audit::Outcome,
+    authz::Caller,
     pb::v1::{WatchTokenRequest, WatchTokenResponse},
-    token::{Error, Token, watch::Watch},
+    token::{Token, TokenKey, watch::Watch},
 };
+
+/// The RPC in records and figures.
+const WATCH_TOKEN: &str = "WatchToken";
 
 /// Tokens as they come.
 pub(super) type TokenStream =
@@ -24,41 +31,39 @@ pub(super) type TokenStream =
 /// A stream under way.
 struct Following {
     service: TokenService,
+    peer: Peer,
     asked: Asked,
+    key: TokenKey,
     watch: Watch,
     /// Gives the place back when the stream ends.
     _place: OwnedSemaphorePermit,
 }
 
 impl TokenService {
+    /// Begins a stream.
     pub(super) fn follow(
         &self,
         request: Request<WatchTokenRequest>,
     ) -> Result<Response<TokenStream>, Status> {
-        let caller = caller(&request)?;
-        let request = request.into_inner();
-        let mut fields = Fields::default();
-        let key = fields.token_key(
-            &request.organization_id,
-            request.resource,
-            &request.sharepoint_host,
-        );
-        let needed = fields.min_remaining(request.min_remaining, self.margin);
-        let lane = fields.lane(request.purpose);
-        let (Some(key), Some(needed), Some(lane), true) = (key, needed, lane, fields.is_clean())
-        else {
-            return Err(fields.into_status());
+        let peer = peer_of(&request)?;
+        let mut asked = Asked::default();
+        let begun = match peer.caller() {
+            Ok(caller) => {
+                let begun = self.begin(&peer, caller, request.into_inner(), &mut asked);
+                match begun {
+                    // Each token has a record of its own.
+                    Ok(begun) => Ok(begun),
+                    Err(refused) => self
+                        .record(&peer, caller, WATCH_TOKEN, &asked, Err(&refused))
+                        .and(Err(refused)),
+                }
+            }
+            Err(unidentified) => Err(unidentified.into()),
         };
-        let asked = Asked { caller, key };
-        self.allow(&asked)?;
-        let place = Arc::clone(&self.streams).try_acquire_owned();
-        let following = Following {
-            service: self.clone(),
-            watch: self.tokens.watch(asked.key.clone(), needed, lane),
-            asked,
-            _place: place.map_err(|_| status::too_many_streams())?,
-        };
-        let tokens = futures_util::stream::unfold(Some(following), |following| async {
+        if let Err(refused) = &begun {
+            self.metrics.called(WATCH_TOKEN, status::reason(refused));
+        }
+        let tokens = unfold(Some(begun?), |following| async {
             let mut following = following?;
             let next = following.next().await;
             // After an error there is nothing more.
@@ -67,18 +72,64 @@ impl TokenService {
         });
         Ok(Response::new(Box::pin(tokens)))
     }
+
+    fn begin(
+        &self,
+        peer: &Peer,
+        caller: &Caller,
+        request: WatchTokenRequest,
+        asked: &mut Asked,
+    ) -> Result<Following, Status> {
+        let mut fields = Fields::default();
+        *asked = Asked::read(
+            &mut fields,
+            &request.organization_id,
+            request.resource,
+            &request.sharepoint_host,
+        );
+        let needed = fields.min_remaining(request.min_remaining, self.margin);
+        let lane = fields.lane(request.purpose);
+        let (Some(key), Some(needed), Some(lane), true) =
+            (asked.key(), needed, lane, fields.is_clean())
+        else {
+            return Err(fields.into_status());
+        };
+        self.allow(caller, &key)?;
+        let place = Arc::clone(&self.streams).try_acquire_owned();
+        Ok(Following {
+            service: self.clone(),
+            peer: peer.clone(),
+            asked: asked.clone(),
+            watch: self.tokens.watch(key.clone(), needed, lane),
+            key,
+            _place: place.map_err(|_| status::too_many_streams())?,
+        })
+    }
 }
 
 impl Following {
+    /// The next token, recorded and counted, as is the end.
     async fn next(&mut self) -> Result<WatchTokenResponse, Status> {
+        let token = self.wait().await;
+        let service = &self.service;
+        let caller = self.peer.caller()?;
+        let outcome = token.as_ref().map(|token| Some(token.as_ref()));
+        service.record(&self.peer, caller, WATCH_TOKEN, &self.asked, outcome)?;
+        let counted = token
+            .as_ref()
+            .map_or_else(status::reason, |_| Outcome::Done.as_str());
+        service.metrics.called(WATCH_TOKEN, counted);
+        Ok(WatchTokenResponse {
+            token: Some(message(&*token?, service.clock)),
+        })
+    }
+
+    async fn wait(&mut self) -> Result<Arc<Token>, Status> {
         let stop = self.service.stop.clone();
-        let token: Option<Result<Arc<Token>, Error>> =
-            stop.run_until_cancelled(self.watch.next()).await;
+        let token = stop.run_until_cancelled(self.watch.next()).await;
         let token = token.ok_or_else(status::shutting_down)??;
         // Asked again for each token: the policy may have changed since the stream began.
-        self.service.allow(&self.asked)?;
-        Ok(WatchTokenResponse {
-            token: Some(self.service.message(&token)),
-        })
+        self.service.allow(self.peer.caller()?, &self.key)?;
+        Ok(token)
     }
 }

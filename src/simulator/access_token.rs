@@ -40,6 +40,7 @@ pub(super) struct Grant {
     pub(super) roles: Vec<String>,
     pub(super) authentication: AuthenticationClass,
     pub(super) lifetime: Duration,
+    pub(super) refresh_after: Option<Duration>,
 }
 
 /// The claim `appidacr`, by which SharePoint tells secrets from certificates.
@@ -55,6 +56,9 @@ pub(super) struct Claims {
     pub(super) aud: String,
     pub(super) exp: u64,
     pub(super) tid: String,
+    /// Opaque to everybody else: here it holds when the token was issued, in milliseconds, since `iat`
+    /// is backdated and whole seconds.
+    aio: String,
     #[serde(default)]
     pub(super) roles: Vec<String>,
 }
@@ -115,6 +119,18 @@ impl SigningKey {
     }
 }
 
+// === impl Claims ===
+
+impl Claims {
+    /// When the token was issued.
+    pub(super) fn issued_at(&self) -> SystemTime {
+        let bytes = URL_SAFE_NO_PAD.decode(&self.aio).ok();
+        let bytes: Option<[u8; 8]> = bytes.and_then(|bytes| bytes.try_into().ok());
+        let issued = Duration::from_millis(bytes.map_or(0, u64::from_be_bytes));
+        SystemTime::UNIX_EPOCH + issued
+    }
+}
+
 // === impl Grant ===
 
 impl Grant {
@@ -127,7 +143,7 @@ impl Grant {
             "iat": start,
             "nbf": start,
             "exp": seconds(now + self.lifetime),
-            "aio": URL_SAFE_NO_PAD.encode(Uuid::new_v4()),
+            "aio": URL_SAFE_NO_PAD.encode(milliseconds(now).to_be_bytes()),
             "app_displayname": "simulated application",
             "appid": self.client_id.to_string(),
             "appidacr": match self.authentication {
@@ -162,6 +178,11 @@ impl Grant {
     }
 }
 
+fn milliseconds(time: SystemTime) -> u64 {
+    let since_epoch = time.duration_since(SystemTime::UNIX_EPOCH);
+    u64::try_from(since_epoch.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+}
+
 fn seconds(time: SystemTime) -> u64 {
     let since_epoch = time.duration_since(SystemTime::UNIX_EPOCH);
     since_epoch.unwrap_or_default().as_secs()
@@ -183,6 +204,7 @@ mod tests {
             roles: vec!["full_access_as_app".into()],
             authentication: AuthenticationClass::Certificate,
             lifetime: Duration::from_secs(3600),
+            refresh_after: None,
         }
     }
 

@@ -31,6 +31,12 @@ pub struct Tenant {
     pub sharepoint_hosts: Vec<String>,
     /// The life of an access token is drawn from this range.
     pub token_lifetime: RangeInclusive<Duration>,
+    /// After what time a token is to be renewed: `refresh_in` of the answer, as Entra sends it with
+    /// long-lived tokens. `None` sends none.
+    pub refresh_after: Option<Duration>,
+    /// Graph answers tokens issued before this moment with 401 and a claims challenge, as continuous
+    /// access evaluation does once the application was disabled or is at risk.
+    pub tokens_valid_from: Option<SystemTime>,
     /// Resources without a service principal in the tenant, such as an unlicensed Exchange.
     pub missing_resources: BTreeSet<Resource>,
     applications: BTreeMap<Uuid, Application>,
@@ -145,6 +151,8 @@ impl Tenant {
             domains: vec![format!("{name}.onmicrosoft.com")],
             sharepoint_hosts: vec![format!("{name}.sharepoint.com")],
             token_lifetime: Self::DEFAULT_TOKEN_LIFETIME,
+            refresh_after: None,
+            tokens_valid_from: None,
             missing_resources: BTreeSet::new(),
             applications: BTreeMap::new(),
         }

@@ -60,15 +60,17 @@ async fn answer(
 ) -> Response {
     let trace = Trace::new(headers);
     let tenant = shared.script_key(tenant_name);
-    let alteration = match shared.faults.meet(tenant, Endpoint::Discovery, peer).await {
-        Course::Answer(response) => return response,
-        Course::Reject(rejection) => return rejection.into_response(&trace, &shared.authority),
-        Course::Proceed(alteration) => alteration,
+    let met = shared.faults.meet(tenant, Endpoint::Discovery, peer);
+    let (course, delivery) = met.await;
+    let answer = match course {
+        Course::Answer(response) => response,
+        Course::Reject(rejection) => rejection.into_response(&trace, &shared.authority),
+        Course::Proceed(alteration) => match shared.directory.resolve(tenant_name) {
+            Some(tenant) => trace.answer(StatusCode::OK, alteration.apply(content(tenant))),
+            None => Rejection::unknown_tenant(tenant_name)
+                .with_error("invalid_tenant")
+                .into_response(&trace, &shared.authority),
+        },
     };
-    let Some(tenant) = shared.directory.resolve(tenant_name) else {
-        return Rejection::unknown_tenant(tenant_name)
-            .with_error("invalid_tenant")
-            .into_response(&trace, &shared.authority);
-    };
-    trace.answer(StatusCode::OK, alteration.apply(content(tenant)))
+    delivery.send(answer, peer.clone()).await
 }

@@ -1,24 +1,29 @@
 //! What goes wrong on purpose: scripted answers, delays, and gates that hold requests back.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    future::pending,
-    sync::{Arc, Mutex},
-    time::Duration,
+    io::Write as _,
+    sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use axum::{
-    body::{Body, Bytes},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
-    response::Response,
+    body::Bytes,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
 };
+use flate2::{Compression, write::GzEncoder};
 use serde_json::{Map, Value};
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use url::Url;
-use uuid::Uuid;
 
-use super::{error_response::Rejection, lock, server::Peer};
+use self::plan::{Alteration, Gate};
+use super::error_response::Rejection;
+
+mod delivery;
+mod plan;
+
+pub(super) use self::{
+    delivery::Delivery,
+    plan::{Course, Faults},
+};
 
 /// An endpoint of a tenant, each with a script of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,38 +36,21 @@ pub enum Endpoint {
     Graph,
 }
 
-/// One thing that goes wrong, once or several times.
+/// One thing that goes wrong: once, several times, or from now on. What happens is chosen by a
+/// constructor; how often, when and how it is delivered by the methods that follow it.
 #[derive(Debug, Clone)]
 pub struct Fault {
     delay: Duration,
-    times: u32,
+    /// `None` for every request from now on.
+    times: Option<u32>,
     action: Action,
+    delivery: Delivery,
 }
 
 /// Holds back the requests to an endpoint until it is released or dropped.
 #[derive(Debug)]
 pub struct Hold {
     gate: Arc<Gate>,
-}
-
-/// What becomes of a request once its faults have had their turn.
-pub(super) enum Course {
-    /// It is answered properly, and these members, mostly none, then replace the answer's.
-    Proceed(Alteration),
-    /// It is rejected in Entra's shape.
-    Reject(Rejection),
-    /// It gets this answer.
-    Answer(Response),
-}
-
-/// Members of a JSON answer that replace the proper ones; null removes a member.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Alteration(Map<String, Value>);
-
-/// The plans of all endpoints.
-#[derive(Debug, Default)]
-pub(super) struct Faults {
-    plans: Mutex<BTreeMap<(Uuid, Endpoint), Plan>>,
 }
 
 #[derive(Debug, Clone)]
@@ -72,6 +60,7 @@ enum Action {
     Answer(Answer),
     Hang,
     Reset,
+    ResetUnread,
 }
 
 #[derive(Debug, Clone)]
@@ -79,22 +68,6 @@ struct Answer {
     status: StatusCode,
     headers: HeaderMap,
     body: Bytes,
-}
-
-#[derive(Debug, Default)]
-struct Plan {
-    script: VecDeque<Fault>,
-    /// Added to every request.
-    latency: Duration,
-    gate: Option<Arc<Gate>>,
-}
-
-#[derive(Debug, Default)]
-struct Gate {
-    /// Cancelled when the gate opens, for good.
-    opened: CancellationToken,
-    /// How many requests have come to the gate.
-    arrived: watch::Sender<usize>,
 }
 
 // === impl Fault ===
@@ -163,6 +136,12 @@ impl Fault {
         }
     }
 
+    /// Entra's 429 with a date in `Retry-After`, to the second.
+    #[must_use]
+    pub fn throttled_until(time: SystemTime) -> Self {
+        Self::throttled(None).header("retry-after", &httpdate::fmt_http_date(time))
+    }
+
     /// A redirect, 302 or 307 for instance.
     ///
     /// # Panics
@@ -181,11 +160,61 @@ impl Fault {
         Self::answer(200, body).header("content-type", "application/json")
     }
 
+    /// A 200 whose body is gzip, although nobody asked for that, and expands from about a thousandth to
+    /// this length of JSON without an end.
+    #[must_use]
+    pub fn gzip_bomb(length: usize) -> Self {
+        let written = "a gzip stream is written to memory";
+        let mut bomb = GzEncoder::new(Vec::new(), Compression::best());
+        bomb.write_all(br#"{"access_token":""#).expect(written);
+        let block = [b'a'; 64 * 1024];
+        for _ in 0..length / block.len() {
+            bomb.write_all(&block).expect(written);
+        }
+        Self::answer(200, bomb.finish().expect(written))
+            .header("content-type", "application/json")
+            .header("content-encoding", "gzip")
+    }
+
+    /// A 200 whose body is not UTF-8.
+    #[must_use]
+    pub fn invalid_utf8() -> Self {
+        let body = b"{\"token_type\":\"Bearer\",\"expires_in\":3599,\"access_token\":\"\xff\xfe\"}";
+        Self::answer(200, body.to_vec()).header("content-type", "application/json")
+    }
+
+    /// A 200 of arrays in arrays, so many deep.
+    #[must_use]
+    pub fn deep_json(depth: usize) -> Self {
+        let body = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        Self::answer(200, body).header("content-type", "application/json")
+    }
+
+    /// A 200 that has a member twice, so that readers may differ in which they take.
+    #[must_use]
+    pub fn duplicate_keys() -> Self {
+        let body =
+            r#"{"token_type":"Bearer","expires_in":3599,"access_token":"a","access_token":"b"}"#;
+        Self::answer(200, body).header("content-type", "application/json")
+    }
+
     /// The proper answer with some members of its JSON replaced, or removed where the new value is
     /// null: `{"expires_in": "3599"}`. A rejection is not altered.
     #[must_use]
     pub fn altered(members: Map<String, Value>) -> Self {
         Self::of(Action::Proceed(Alteration(members)))
+    }
+
+    /// The proper answer. With [`Fault::dripping`] for instance, only its delivery is at fault.
+    #[must_use]
+    pub fn proper() -> Self {
+        Self::altered(Map::new())
+    }
+
+    /// The proper answer with one member replaced, or removed by null.
+    #[must_use]
+    pub fn member(name: &str, value: Value) -> Self {
+        Self::altered(Map::from_iter([(name.to_owned(), value)]))
     }
 
     /// The proper answer, late.
@@ -206,10 +235,47 @@ impl Fault {
         Self::of(Action::Reset)
     }
 
+    /// The connection is reset when only the head of the request has been read. The journal does not
+    /// have such a request. Only the token endpoint reads bodies; elsewhere it is [`Fault::reset`].
+    #[must_use]
+    pub fn reset_unread() -> Self {
+        Self::of(Action::ResetUnread)
+    }
+
     /// The same fault, for that many requests.
     #[must_use]
     pub fn times(mut self, times: u32) -> Self {
-        self.times = times;
+        self.times = Some(times);
+        self
+    }
+
+    /// The same fault for every request from now on, once what is scripted for a number of requests is
+    /// used up. It takes the place of the one that stood so before, and ends with
+    /// [`Simulator::unscript`](super::Simulator::unscript).
+    #[must_use]
+    pub fn always(mut self) -> Self {
+        self.times = None;
+        self
+    }
+
+    /// The same answer, of which only so many bytes of the body ever come.
+    #[must_use]
+    pub fn stalled_after(mut self, bytes: usize) -> Self {
+        self.delivery = Delivery::Stalled(bytes);
+        self
+    }
+
+    /// The same answer, one byte of the body at a time.
+    #[must_use]
+    pub fn dripping(mut self, pause: Duration) -> Self {
+        self.delivery = Delivery::Dripping(pause);
+        self
+    }
+
+    /// The same answer, whose connection is reset after so many bytes of the body.
+    #[must_use]
+    pub fn cut_after(mut self, bytes: usize) -> Self {
+        self.delivery = Delivery::Cut(bytes);
         self
     }
 
@@ -234,7 +300,7 @@ impl Fault {
                 answer.headers.append(name, value);
             }
             Action::Reject(rejection) => rejection.add_header(name, value),
-            Action::Proceed(_) | Action::Hang | Action::Reset => {}
+            Action::Proceed(_) | Action::Hang | Action::Reset | Action::ResetUnread => {}
         }
         self
     }
@@ -242,22 +308,10 @@ impl Fault {
     fn of(action: Action) -> Self {
         Self {
             delay: Duration::ZERO,
-            times: 1,
+            times: Some(1),
             action,
+            delivery: Delivery::Whole,
         }
-    }
-}
-
-// === impl Alteration ===
-
-impl Alteration {
-    /// Changes an answer.
-    pub(super) fn apply(self, mut answer: Value) -> Value {
-        if let Some(object) = answer.as_object_mut() {
-            object.extend(self.0);
-            object.retain(|_, value| !value.is_null());
-        }
-        answer
     }
 }
 
@@ -283,131 +337,6 @@ impl Drop for Hold {
     }
 }
 
-// === impl Faults ===
-
-impl Faults {
-    pub(super) fn script(&self, tenant: Uuid, endpoint: Endpoint, fault: Fault) {
-        if fault.times > 0 {
-            self.plan(tenant, endpoint, |plan| plan.script.push_back(fault));
-        }
-    }
-
-    pub(super) fn unscript(&self, tenant: Uuid, endpoint: Endpoint) -> usize {
-        self.plan(tenant, endpoint, |plan| plan.script.drain(..).count())
-    }
-
-    pub(super) fn set_latency(&self, tenant: Uuid, endpoint: Endpoint, latency: Duration) {
-        self.plan(tenant, endpoint, |plan| plan.latency = latency);
-    }
-
-    pub(super) fn hold(&self, tenant: Uuid, endpoint: Endpoint) -> Hold {
-        let gate = Arc::new(Gate::default());
-        self.plan(tenant, endpoint, |plan| plan.gate = Some(gate.clone()));
-        Hold { gate }
-    }
-
-    /// Lets a request pass the gate and meet its fault. The script is read after the gate, so that
-    /// a test can decide what a request meets while that request is held. What is no tenant at all
-    /// has no script.
-    pub(super) async fn meet(
-        &self,
-        tenant: Option<Uuid>,
-        endpoint: Endpoint,
-        peer: &Peer,
-    ) -> Course {
-        let Some(tenant) = tenant else {
-            return Course::Proceed(Alteration::default());
-        };
-        let (gate, latency) = self.plan(tenant, endpoint, |plan| (plan.gate.clone(), plan.latency));
-        if let Some(gate) = gate {
-            gate.arrived.send_modify(|arrived| *arrived += 1);
-            gate.opened.cancelled().await;
-        }
-        let fault = self.plan(tenant, endpoint, Plan::next);
-        let delay = latency + fault.as_ref().map_or(Duration::ZERO, |fault| fault.delay);
-        // Even a sleep of no time waits for the timer, which a paused clock may never move.
-        if !delay.is_zero() {
-            tokio::time::sleep(delay).await;
-        }
-        match fault.map(|fault| fault.action) {
-            None => Course::Proceed(Alteration::default()),
-            Some(Action::Proceed(alteration)) => Course::Proceed(alteration),
-            Some(Action::Reject(rejection)) => Course::Reject(rejection),
-            Some(Action::Answer(answer)) => Course::Answer(answer.into_response()),
-            Some(Action::Hang) => pending().await,
-            Some(Action::Reset) => {
-                // The connection drops this request as soon as it notices.
-                peer.reset();
-                pending().await
-            }
-        }
-    }
-
-    fn plan<T>(&self, tenant: Uuid, endpoint: Endpoint, change: impl FnOnce(&mut Plan) -> T) -> T {
-        change(lock(&self.plans).entry((tenant, endpoint)).or_default())
-    }
-}
-
-// === impl Plan ===
-
-impl Plan {
-    /// Uses up one time of the first fault.
-    fn next(&mut self) -> Option<Fault> {
-        let first = self.script.front_mut()?;
-        first.times -= 1;
-        if first.times == 0 {
-            self.script.pop_front()
-        } else {
-            Some(first.clone())
-        }
-    }
-}
-
-// === impl Answer ===
-
-impl Answer {
-    fn into_response(self) -> Response {
-        let mut response = Response::new(Body::from(self.body));
-        *response.status_mut() = self.status;
-        *response.headers_mut() = self.headers;
-        let no_store = HeaderValue::from_static("no-store");
-        response
-            .headers_mut()
-            .entry(header::CACHE_CONTROL)
-            .or_insert(no_store);
-        response
-    }
-}
-
 fn status_code(status: u16) -> StatusCode {
     StatusCode::from_u16(status).expect("scripts use statuses of three digits")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_fault_is_used_as_often_as_it_says() {
-        let mut plan = Plan::default();
-        plan.script.push_back(Fault::hang().times(2));
-        plan.script.push_back(Fault::reset());
-        let actions: Vec<_> = std::iter::from_fn(|| plan.next())
-            .map(|fault| fault.action)
-            .collect();
-        assert!(matches!(
-            actions[..],
-            [Action::Hang, Action::Hang, Action::Reset]
-        ));
-    }
-
-    #[test]
-    fn a_fault_for_no_request_is_not_scripted() {
-        let faults = Faults::default();
-        let tenant = Uuid::new_v4();
-        faults.script(tenant, Endpoint::Token, Fault::hang().times(0));
-        assert_eq!(faults.unscript(tenant, Endpoint::Token), 0);
-        faults.script(tenant, Endpoint::Token, Fault::hang().times(3));
-        assert_eq!(faults.unscript(tenant, Endpoint::Token), 1);
-    }
 }

@@ -1,18 +1,20 @@
 //! The one call of Microsoft Graph that tells a tenant's SharePoint host.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use axum::{
     extract::{ConnectInfo, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
-use serde_json::json;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
     Shared,
     access_token::Claims,
+    directory::Tenant,
     error_response::{Trace, rfc3339},
     fault::{Course, Endpoint},
     resource::Resource,
@@ -40,29 +42,70 @@ pub(super) async fn root_site(
         let message = "Access token validation failure.";
         return error(401, "InvalidAuthenticationToken", message);
     };
-    let course = shared.faults.meet(Some(tenant), Endpoint::Graph, &peer);
-    let alteration = match course.await {
-        Course::Answer(response) => return response,
-        Course::Reject(rejection) => return rejection.into_response(&trace, &shared.authority),
-        Course::Proceed(alteration) => alteration,
+    let met = shared.faults.meet(Some(tenant), Endpoint::Graph, &peer);
+    let (course, delivery) = met.await;
+    let answer = match course {
+        Course::Answer(response) => response,
+        Course::Reject(rejection) => rejection.into_response(&trace, &shared.authority),
+        Course::Proceed(alteration) => match described(&shared, tenant, &claims) {
+            Ok(body) => trace.answer(StatusCode::OK, alteration.apply(body)),
+            Err(refusal) => *refusal,
+        },
     };
-    if !claims.roles.iter().any(|role| ROLES.contains(&&**role)) {
-        return error(403, "accessDenied", "Access denied");
+    delivery.send(answer, peer).await
+}
+
+/// The root site, as far as the token may see it.
+fn described(shared: &Shared, tenant: Uuid, claims: &Claims) -> Result<Value, Box<Response>> {
+    let of_tenant = |tenant: &Tenant| {
+        (
+            tenant.sharepoint_hosts.first().cloned(),
+            tenant.tokens_valid_from,
+        )
+    };
+    let (host, valid_from) = shared.directory.read(tenant, of_tenant).unwrap_or_default();
+    if let Some(valid_from) = valid_from.filter(|from| claims.issued_at() < *from) {
+        return Err(challenge(shared, valid_from).into());
     }
-    let host = shared
-        .directory
-        .read(tenant, |tenant| tenant.sharepoint_hosts.first().cloned())
-        .flatten();
+    if !claims.roles.iter().any(|role| ROLES.contains(&&**role)) {
+        return Err(error(403, "accessDenied", "Access denied").into());
+    }
     let Some(host) = host else {
-        return error(400, "BadRequest", "Tenant does not have a SPO license.");
+        let message = "Tenant does not have a SPO license.";
+        return Err(error(400, "BadRequest", message).into());
     };
-    let body = json!({
+    Ok(json!({
         "@odata.context":
             format!("{}graph/v1.0/$metadata#sites(webUrl,siteCollection)/$entity", shared.authority),
         "webUrl": format!("https://{host}"),
         "siteCollection": {"hostname": host, "root": {}},
-    });
-    trace.answer(StatusCode::OK, alteration.apply(body))
+    }))
+}
+
+/// What continuous access evaluation says of a token from before a revocation: a claims challenge
+/// (OpenID Connect Core 1.0 §5.5), which the next token request is to pass on.
+fn challenge(shared: &Shared, valid_from: SystemTime) -> Response {
+    let seconds = valid_from.duration_since(SystemTime::UNIX_EPOCH);
+    let not_before = seconds.unwrap_or_default().as_secs().to_string();
+    let wanted = json!({"access_token": {"nbf": {"essential": true, "value": not_before}}});
+    let wanted = STANDARD.encode(wanted.to_string());
+    let header = format!(
+        "Bearer realm=\"\", authorization_uri=\"{}common/oauth2/authorize\", \
+         client_id=\"00000003-0000-0000-c000-000000000000\", error=\"insufficient_claims\", \
+         claims=\"{wanted}\"",
+        shared.authority
+    );
+    let mut response = error(
+        401,
+        "InvalidAuthenticationToken",
+        "Continuous access evaluation resulted in challenge with result: InteractionRequired and \
+         code: TokenIssuedBeforeRevocationTimestamp",
+    );
+    let header = HeaderValue::try_from(header).expect("base64 and URLs are visible ASCII");
+    response
+        .headers_mut()
+        .insert(header::WWW_AUTHENTICATE, header);
+    response
 }
 
 /// The tenant and the claims of the request's token, if it is ours, for Graph, and not ended.

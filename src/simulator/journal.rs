@@ -21,6 +21,8 @@ pub struct Request {
     pub client_id: Option<String>,
     /// The scope as sent.
     pub scope: Option<String>,
+    /// The claims request as sent: what an API's challenge demanded.
+    pub claims: Option<String>,
     /// How the client authenticated, or tried to.
     pub authentication: Authentication,
     /// The client's own id of the request.
@@ -92,6 +94,7 @@ mod tests {
                 tenant: number.to_string(),
                 client_id: None,
                 scope: None,
+                claims: None,
                 authentication: Authentication::None,
                 client_request_id: None,
                 has_cookie: false,

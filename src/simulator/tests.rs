@@ -15,6 +15,8 @@ use super::{
 
 use crate::clock::Clock;
 
+mod fault;
+
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 const SECRET: &str = "s3cr3t+/=&% ~value";
 const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";

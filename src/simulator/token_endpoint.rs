@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     body::Bytes,
-    extract::{ConnectInfo, Path, State},
+    extract::{self, ConnectInfo, FromRequest as _, Path, State},
     http::{HeaderMap, StatusCode, header},
     response::Response,
 };
@@ -32,27 +32,34 @@ pub(super) async fn answer(
     State(shared): State<Arc<Shared>>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     Path(tenant_name): Path<String>,
-    headers: HeaderMap,
-    body: Bytes,
+    request: extract::Request,
 ) -> Response {
+    let headers = request.headers().clone();
     let trace = Trace::new(&headers);
+    let tenant = shared.script_key(&tenant_name);
+    let unread = shared.faults.meet_unread(tenant, Endpoint::Token, &peer);
+    unread.await;
+    // A body that breaks off or is too long counts as none.
+    let body = Bytes::from_request(request, &()).await.unwrap_or_default();
     let request = TokenRequest::parse(&headers, &body);
     shared
         .journal
         .record(journal_entry(&tenant_name, &headers, &request));
 
-    let tenant = shared.script_key(&tenant_name);
-    let answer = match shared.faults.meet(tenant, Endpoint::Token, &peer).await {
-        Course::Answer(response) => return response,
-        Course::Reject(rejection) => Err(rejection),
-        Course::Proceed(alteration) => grant(&shared, &tenant_name, &request)
-            .and_then(|grant| token_answer(&shared, &grant))
-            .map(|answer| alteration.apply(answer)),
+    let met = shared.faults.meet(tenant, Endpoint::Token, &peer);
+    let (course, delivery) = met.await;
+    let answer = match course {
+        Course::Answer(response) => response,
+        Course::Reject(rejection) => rejection.into_response(&trace, &shared.authority),
+        Course::Proceed(alteration) => {
+            let granted = grant(&shared, &tenant_name, &request);
+            match granted.and_then(|grant| token_answer(&shared, &grant)) {
+                Ok(body) => trace.answer(StatusCode::OK, alteration.apply(body)),
+                Err(rejection) => rejection.into_response(&trace, &shared.authority),
+            }
+        }
     };
-    match answer {
-        Ok(body) => trace.answer(StatusCode::OK, body),
-        Err(rejection) => rejection.into_response(&trace, &shared.authority),
-    }
+    delivery.send(answer, peer).await
 }
 
 fn journal_entry(tenant_name: &str, headers: &HeaderMap, request: &TokenRequest) -> Request {
@@ -61,6 +68,7 @@ fn journal_entry(tenant_name: &str, headers: &HeaderMap, request: &TokenRequest)
         tenant: tenant_name.into(),
         client_id: request.client_id().map(Into::into),
         scope: request.parameter("scope").map(Into::into),
+        claims: request.parameter("claims").map(Into::into),
         authentication: match request.proof() {
             Ok(ClientProof::Secret(_)) => Authentication::Secret,
             Ok(ClientProof::Assertion(assertion)) => Authentication::Assertion {
@@ -129,6 +137,7 @@ fn grant_in(
         roles: application.roles(resource),
         authentication,
         lifetime: tenant.draw_token_lifetime(),
+        refresh_after: tenant.refresh_after,
     })
 }
 
@@ -173,10 +182,14 @@ fn token_answer(shared: &Shared, grant: &Grant) -> Result<Value, Rejection> {
         Rejection::new(status, "server_error", 90_036, "The token was not signed.")
     })?;
     let seconds = grant.lifetime.as_secs();
-    Ok(json!({
+    let mut answer = json!({
         "token_type": "Bearer",
         "expires_in": seconds,
         "ext_expires_in": seconds,
         "access_token": token,
-    }))
+    });
+    if let Some(refresh_after) = grant.refresh_after {
+        answer["refresh_in"] = refresh_after.as_secs().into();
+    }
+    Ok(answer)
 }

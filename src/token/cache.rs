@@ -29,10 +29,6 @@ use crate::{
 
 /// How often a caller looks again because the organization changed while it waited.
 pub(super) const FLIGHTS_MAX: usize = 4;
-/// How soon a key without a token is looked at again while its authority does not answer: one of them
-/// will be the first to notice that it does.
-const PROBE_PAUSE: Duration = Duration::from_secs(2);
-
 /// All tokens in memory. Cheap to clone; all clones are one cache.
 #[derive(Clone, Debug)]
 pub struct TokenCache(pub(super) Arc<Inner>);
@@ -43,15 +39,24 @@ pub(super) struct Inner {
     organizations: papaya::HashMap<OrganizationId, Arc<Organization>>,
     /// Slots of all organizations.
     slots: AtomicUsize,
-    slots_max: usize,
+    pub(super) limits: Limits,
     pub(super) mint: Mint,
     pub(super) outage: Outage,
-    pub(super) schedule: Schedule,
+    schedule: Schedule,
     /// Flights under way, waited for when the broker stops.
     pub(super) flights: TaskTracker,
     /// Where flights run: callers are served by threads that have better things to do than to sign
     /// assertions.
     pub(super) runtime: Handle,
+}
+
+/// What a cache may do.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Tokens in memory.
+    pub slots_max: usize,
+    /// How long after a change of the credential a refusal may be due to it.
+    pub propagation: Duration,
 }
 
 /// The tokens of an organization.
@@ -89,27 +94,27 @@ enum Found {
 }
 
 impl TokenCache {
-    /// An empty cache of at most `slots_max` tokens, and the work of renewing them, which is to be run.
+    /// An empty cache, and the work of renewing them, which is to be run.
     /// Flights run on the runtime that this is called on.
     #[must_use]
     pub fn new(
         mint: Mint,
         outage: Outage,
-        slots_max: usize,
+        limits: Limits,
         flights: TaskTracker,
     ) -> (Self, Renewals) {
-        let (schedule, entries) = Schedule::new();
+        let (schedule, renewals) = Schedule::new();
         let cache = Self(Arc::new(Inner {
             organizations: papaya::HashMap::new(),
             slots: AtomicUsize::new(0),
-            slots_max,
+            limits,
             mint,
             outage,
             schedule,
             flights,
             runtime: Handle::current(),
         }));
-        (cache.clone(), Renewals::new(cache, entries))
+        (cache.clone(), renewals(cache))
     }
 
     /// A token that lives at least `needed` longer, if Entra gives such; see [`Token::serves`].
@@ -340,25 +345,8 @@ impl TokenCache {
         self.begin(organization, slot, key, urgency, Source::Entra);
     }
 
-    /// An authority answers again: all that failed because it did not may try at once. How many at a
-    /// time is bounded where they go.
-    pub(super) fn retry_failed(&self) {
-        let organizations = self.0.organizations.pin();
-        for (id, organization) in &organizations {
-            let tokens = organization.lock();
-            let over = tokens.slots.iter().filter(|(_, slot)| {
-                let failure = slot.failure.as_ref();
-                failure.is_some_and(|failure| failure.is_over(&self.0.outage))
-            });
-            let now = Instant::now();
-            for (resource, _) in over {
-                let key = TokenKey {
-                    organization: id.clone(),
-                    resource: resource.clone(),
-                };
-                self.0.schedule.at(&key, now);
-            }
-        }
+    pub(super) fn outage(&self) -> &Outage {
+        &self.0.outage
     }
 }
 
@@ -371,11 +359,11 @@ impl Inner {
         if !slot.is_wanted(now) || !(failure.mends_by_itself() || slot.valid(now).is_some()) {
             return;
         }
-        let when = match failure.is_of_outage() {
-            true => failure.retry_at.min(now + PROBE_PAUSE),
-            false => failure.retry_at,
-        };
-        self.schedule.at(key, when);
+        if failure.is_of_outage(&self.outage) {
+            self.schedule.after_outage(key);
+        } else {
+            self.schedule.at(key, failure.retry_at);
+        }
     }
 
     /// Takes a new token into its slot.
@@ -420,7 +408,7 @@ impl Inner {
         if tokens.slot(resource).is_some() {
             return Ok(());
         }
-        if self.slots.fetch_add(1, Ordering::Relaxed) >= self.slots_max {
+        if self.slots.fetch_add(1, Ordering::Relaxed) >= self.limits.slots_max {
             self.slots.fetch_sub(1, Ordering::Relaxed);
             return Err(Error::Full);
         }

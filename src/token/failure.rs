@@ -4,8 +4,8 @@
 //!   broken organization cost Entra next to nothing, and cannot have the tenant locked. A new
 //!   credential ends it at once (the slot forgets its failure).
 //! - Trouble on the way is remembered for a second at first, then twice as long each time up to a
-//!   minute, with jitter. It ends early when the authority answers again: then every key may try,
-//!   under the cap on what goes to Entra ([`Outage`]).
+//!   minute, with jitter. During an outage ([`Outage`]) only one key a second tries at all; once the
+//!   authority answers again, every key may at once, under the cap on what goes to Entra.
 //! - Where Entra says how long to wait, that is how long.
 //!
 //! The delays are [`backon`]'s. Its retrying is not used: a flight ends with its failure, so that those
@@ -31,8 +31,9 @@ const REFUSAL_MAX: Duration = Duration::from_secs(200);
 /// How long a refusal is remembered that may be over in a moment: the credential is so new that not
 /// all of Entra knows it.
 const PROPAGATION: Duration = Duration::from_secs(5);
-/// Those who ask during an outage are told to wait no longer than this: it may end at any moment, and
-/// their asking costs Entra nothing.
+/// Those who ask too early are told to wait at least so long…
+const ADVICE_MIN: Duration = Duration::from_secs(1);
+/// …and, where it may be over at any moment, no longer than this: their asking costs Entra nothing.
 const ADVICE_MAX: Duration = Duration::from_secs(5);
 
 /// Why there is no token, and until when nobody asks again.
@@ -98,7 +99,8 @@ impl Failure {
         if !self.holds(now, outage) {
             return None;
         }
-        let left = self.retry_at - now;
+        let left = self.retry_at.saturating_duration_since(now);
+        let left = left.max(ADVICE_MIN);
         Some(match self.kind {
             Kind::Refusal => self.error.clone(),
             Kind::Throttle => self.error.clone().to_retry_after(left),
@@ -108,18 +110,18 @@ impl Failure {
 
     /// Whether it keeps a request from being made.
     pub(super) fn holds(&self, now: Instant, outage: &Outage) -> bool {
-        now < self.retry_at && !self.is_over(outage)
+        (now < self.retry_at || self.is_of_outage(outage)) && !self.is_over(outage)
+    }
+
+    /// Whether it is trouble with an authority that answers nobody.
+    pub(super) fn is_of_outage(&self, outage: &Outage) -> bool {
+        self.outage.is_some_and(|(cloud, _)| outage.is_out(cloud))
     }
 
     /// Whether it was trouble with an authority that has answered since.
-    pub(super) fn is_over(&self, outage: &Outage) -> bool {
+    fn is_over(&self, outage: &Outage) -> bool {
         self.outage
             .is_some_and(|(cloud, recoveries)| outage.recoveries(cloud) != recoveries)
-    }
-
-    /// Whether it was trouble with an authority, which may be over for all keys at once.
-    pub(super) fn is_of_outage(&self) -> bool {
-        self.outage.is_some()
     }
 
     /// Whether this key may be the one that tries whether the authority answers again.

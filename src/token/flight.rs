@@ -17,8 +17,6 @@ use super::{
 };
 use crate::entra::{self, Urgency, claims::ClaimsChallenge};
 
-/// How long after a change of the credential Entra's replicas may not know of it.
-const PROPAGATION_WINDOW: Duration = Duration::from_secs(90);
 /// How long a flight waits for them: those who wait for it have a minute in all.
 const PROPAGATION_PATIENCE: Duration = Duration::from_secs(25);
 
@@ -107,7 +105,7 @@ impl Inner {
                 Ok(token) => return Ok((Arc::new(token), Source::Entra)),
                 Err(failed) => {
                     let pause = pauses.next().filter(|pause| {
-                        is_propagating(organization, &failed.error)
+                        self.is_propagating(&organization.lock(), &failed.error)
                             && Instant::now() + *pause < patience
                     });
                     match pause {
@@ -126,13 +124,23 @@ impl Inner {
         self.flights.spawn_on(keeping, &self.runtime);
     }
 
+    fn is_propagating(&self, tokens: &Tokens, error: &Error) -> bool {
+        may_be_propagation(error) && self.is_new(tokens)
+    }
+
+    /// Whether the credential was changed so lately that not all of Entra may know of it.
+    fn is_new(&self, tokens: &Tokens) -> bool {
+        let changed_at = tokens.changed_at;
+        changed_at.is_some_and(|at| at.elapsed() < self.limits.propagation)
+    }
+
     fn land(
         &self,
         tokens: &mut Tokens,
         key: &TokenKey,
         obtained: Result<Arc<Token>, Failed>,
     ) -> Outcome {
-        let is_new = is_new(tokens.changed_at);
+        let is_new = self.is_new(tokens);
         let Some(slot) = tokens.slot_mut(&key.resource) else {
             return Err(Error::Interrupted);
         };
@@ -171,14 +179,6 @@ fn start(tokens: &Tokens, key: &TokenKey) -> Option<(Start, Option<ClaimsChallen
     };
     let refusal = slot.refusal.as_ref();
     Some((start, refusal.and_then(|refusal| refusal.claims.clone())))
-}
-
-fn is_propagating(organization: &Organization, error: &Error) -> bool {
-    may_be_propagation(error) && is_new(organization.lock().changed_at)
-}
-
-fn is_new(changed_at: Option<Instant>) -> bool {
-    changed_at.is_some_and(|at| at.elapsed() < PROPAGATION_WINDOW)
 }
 
 fn may_be_propagation(error: &Error) -> bool {

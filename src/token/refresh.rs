@@ -3,9 +3,12 @@
 //! Of 15,000 tokens that were all got at once, as after a cold start, the renewals must not come at
 //! once: each is due at a random moment around the middle of its life.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval},
+};
 use tokio_stream::StreamExt as _;
 use tokio_util::time::DelayQueue;
 
@@ -13,6 +16,8 @@ use super::{TokenKey, cache::TokenCache};
 
 /// Lives in which nobody asked for a token, after which it is no longer renewed.
 const IDLE_LIVES: u32 = 2;
+/// How often it is somebody's turn to find out whether an outage is over.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a key without a token is retried without being asked.
 const INTEREST: Duration = Duration::from_secs(3600);
 
@@ -31,49 +36,74 @@ pub(super) fn is_idle(life: Option<Duration>, asked_at: Instant, now: Instant) -
     now.saturating_duration_since(asked_at) > interest
 }
 
-/// Tells the task when to look at which key. Entries are hints: the slot itself knows what is due. A
+/// Tells the task which key to look at, and when. Entries are hints: the slot itself knows what is due. A
 /// slot has one for each time that it landed and not more, so their number is bounded by the slots'.
 #[derive(Clone, Debug)]
-pub(super) struct Schedule(mpsc::UnboundedSender<(TokenKey, Instant)>);
+pub(super) struct Schedule(mpsc::UnboundedSender<Entry>);
 
-type Entries = mpsc::UnboundedReceiver<(TokenKey, Instant)>;
-
-impl Schedule {
-    pub(super) fn new() -> (Self, Entries) {
-        let (sender, entries) = mpsc::unbounded_channel();
-        (Self(sender), entries)
-    }
-
-    /// Has the key looked at then.
-    pub(super) fn at(&self, key: &TokenKey, when: Instant) {
-        // Nobody takes it once the broker stops.
-        let _ = self.0.send((key.clone(), when));
-    }
+#[derive(Debug)]
+enum Entry {
+    At(TokenKey, Instant),
+    AfterOutage(TokenKey),
 }
 
 /// The work of renewing: without it, tokens are renewed only when somebody asks for them.
 #[derive(Debug)]
 pub struct Renewals {
     cache: TokenCache,
-    entries: Entries,
+    entries: mpsc::UnboundedReceiver<Entry>,
+}
+
+impl Schedule {
+    pub(super) fn new() -> (Self, impl FnOnce(TokenCache) -> Renewals) {
+        let (sender, entries) = mpsc::unbounded_channel();
+        (Self(sender), |cache| Renewals { cache, entries })
+    }
+
+    /// Has the key looked at then.
+    pub(super) fn at(&self, key: &TokenKey, when: Instant) {
+        self.enter(Entry::At(key.clone(), when));
+    }
+
+    /// Has the key looked at once an outage is over, or when it is its turn to find out.
+    pub(super) fn after_outage(&self, key: &TokenKey) {
+        self.enter(Entry::AfterOutage(key.clone()));
+    }
+
+    fn enter(&self, entry: Entry) {
+        // Nobody takes it once the broker stops.
+        let _ = self.0.send(entry);
+    }
 }
 
 impl Renewals {
-    pub(super) fn new(cache: TokenCache, entries: Entries) -> Self {
-        Self { cache, entries }
-    }
-
     /// Renews what is due, for ever.
     pub async fn run(mut self) {
         let mut due = DelayQueue::new();
-        let mut recovered = self.cache.0.outage.recovered();
+        let mut waiting = VecDeque::new();
+        let mut recovered = self.cache.outage().recovered();
+        let mut turns = interval(PROBE_INTERVAL);
+        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                Some((key, when)) = self.entries.recv() => {
-                    due.insert_at(key, when);
-                }
+                Some(entry) = self.entries.recv() => match entry {
+                    Entry::At(key, when) => {
+                        due.insert_at(key, when);
+                    }
+                    Entry::AfterOutage(key) => waiting.push_back(key),
+                },
                 Some(expired) = due.next() => self.cache.look_after(expired.get_ref()),
-                Ok(()) = recovered.changed() => self.cache.retry_failed(),
+                _ = turns.tick(), if !waiting.is_empty() => {
+                    if let Some(key) = waiting.pop_front() {
+                        self.cache.look_after(&key);
+                    }
+                }
+                // How many go to Entra at a time is bounded there.
+                Ok(()) = recovered.changed() => {
+                    for key in waiting.drain(..) {
+                        self.cache.look_after(&key);
+                    }
+                }
             }
         }
     }

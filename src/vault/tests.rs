@@ -12,6 +12,7 @@ use crate::{
 };
 
 mod damage;
+mod lazy;
 mod secrecy;
 
 pub(super) use secrecy::holds;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use kodo_broker::pb::v1::Resource;
+use kodo_broker::{pb::v1::Resource, simulator::directory::Standing};
 use tokio::{task::JoinSet, time::Instant};
 use tonic_types::StatusExt as _;
 
@@ -41,7 +41,10 @@ async fn callers_who_wait_for_one_request_share_its_failure() {
     fixture
         .register("contoso", CONTOSO, request::secret(SECRET))
         .await;
-    fixture.change(CONTOSO, |application| application.secrets.clear());
+    // Final, unlike a wrong secret, which may have to spread.
+    fixture.change(CONTOSO, |application| {
+        application.standing = Standing::Disabled;
+    });
     let count = fixture.simulator.request_count();
     let worker = fixture.worker();
     let held = fixture.hold(CONTOSO);
@@ -59,7 +62,7 @@ async fn callers_who_wait_for_one_request_share_its_failure() {
     let outcomes = callers.join_all().await.into_iter();
     let traces: HashSet<_> = outcomes
         .map(|outcome| {
-            let status = outcome.expect_err("there is no secret");
+            let status = outcome.expect_err("it is disabled");
             let info = status.get_details_error_info().expect("every error has it");
             info.metadata["traceId"].clone()
         })
@@ -139,16 +142,15 @@ async fn a_call_that_does_not_finish_does_not_keep_the_broker() {
         .await;
     let worker = fixture.worker();
     let held = fixture.hold(CONTOSO);
-    tokio::select! {
-        outcome = token(&worker, "contoso", Resource::Exchange) => panic!("{outcome:?}"),
-        () = async {
-            held.arrived(1).await;
-            let began = Instant::now();
-            fixture.stop_broker().await;
-            let took = began.elapsed();
-            assert!((1..10).contains(&took.as_secs()), "{took:?}");
-        } => {}
-    }
+    let stopping = async {
+        held.arrived(1).await;
+        let began = Instant::now();
+        fixture.stop_broker().await;
+        began.elapsed()
+    };
+    let (outcome, took) = tokio::join!(token(&worker, "contoso", Resource::Exchange), stopping);
+    outcome.expect_err("it is cut off");
+    assert!((1..10).contains(&took.as_secs()), "{took:?}");
 }
 
 #[tokio::test]

@@ -18,10 +18,9 @@ async fn call_as(fixture: &Fixture, identity: Option<&Identity>) -> Status {
         .await;
     let got = token(&Tokens::new(channel), "contoso", Resource::Graph).await;
     let got = got.expect_err("no token without an identity");
-    assert_eq!(
-        listed.expect_err("no list without an identity").code(),
-        got.code()
-    );
+    let listed = listed.expect_err("no list without an identity");
+    // Without a reason there was no connection, and what a client makes of that is its own matter.
+    assert_eq!(reason(&listed), reason(&got));
     got
 }
 
@@ -102,9 +101,12 @@ async fn a_certificate_that_is_not_the_callers_to_have_does_not_connect() {
     ];
     for (name, identity) in cases {
         let refused = call_as(&fixture, identity.as_ref()).await;
-        // The handshake fails, which a client calls unavailable or, late, unknown.
+        // The handshake fails, which a client calls unavailable or, late, unknown or cancelled.
         assert!(
-            matches!(refused.code(), Code::Unavailable | Code::Unknown),
+            matches!(
+                refused.code(),
+                Code::Unavailable | Code::Unknown | Code::Cancelled
+            ),
             "{name}: {refused:?}"
         );
         assert_eq!(reason(&refused), None, "{name}");

@@ -6,6 +6,7 @@ mod bad_input;
 mod client;
 mod concurrency;
 mod errors;
+mod faults;
 mod identity;
 mod main_job;
 mod refusals;

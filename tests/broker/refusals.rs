@@ -102,12 +102,19 @@ async fn refusals_of_a_tenant_are_explained_with_a_remedy_and_without_entras_tex
 async fn what_the_simulator_refuses_by_itself_is_explained_alike() {
     use ErrorReason as R;
     let fixture = Fixture::start().await;
-    fixture
-        .register("contoso", CONTOSO, request::secret(SECRET))
-        .await;
+    // One for each refusal: they are remembered.
+    let mut ids = Vec::new();
+    for number in 0..7 {
+        let id = format!("org-{number}");
+        fixture
+            .register(&id, CONTOSO, request::secret(SECRET))
+            .await;
+        ids.push(id);
+    }
     let worker = fixture.worker();
-    let expect = async |expected| {
-        let refused = token(&worker, "contoso", Resource::Exchange).await;
+    let mut expect = async |expected| {
+        let id = ids.pop().expect("one for each");
+        let refused = token(&worker, &id, Resource::Exchange).await;
         assert_refused(refused, Code::FailedPrecondition, expected)
     };
     fixture.change(CONTOSO, |application| {
@@ -140,7 +147,7 @@ async fn what_the_simulator_refuses_by_itself_is_explained_alike() {
     });
     expect(R::ResourceUnavailable).await;
     // Graph's token is still the one of the registration.
-    token(&worker, "contoso", Resource::Graph)
+    token(&worker, "org-0", Resource::Graph)
         .await
         .expect("a token");
     directory.change_tenant(CONTOSO.tenant, |tenant| {

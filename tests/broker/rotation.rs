@@ -1,8 +1,11 @@
 //! Replacing a credential: all or nothing, once, and without a token lost.
 
-use kodo_broker::pb::{
-    admin::v1 as admin,
-    v1::{ErrorReason, GetTokenResponse, Resource},
+use kodo_broker::{
+    pb::{
+        admin::v1 as admin,
+        v1::{ErrorReason, GetTokenResponse, Resource},
+    },
+    simulator::fault::{Endpoint, Fault},
 };
 use tonic::Code;
 use tonic_types::StatusExt as _;
@@ -404,4 +407,20 @@ async fn a_request_id_is_not_taken_for_different_content() {
     let reused = admin.revoke_organization(other).await;
     assert_refused(reused, Code::InvalidArgument, ErrorReason::RequestIdReused);
     assert_eq!(fixture.organization("contoso").await, before);
+}
+
+#[tokio::test]
+async fn a_credential_that_not_all_of_entra_knows_yet_is_tried_again() {
+    let fixture = Setup::new().propagation(90).start().await;
+    fixture
+        .register("contoso", CONTOSO, request::secret(SECRET))
+        .await;
+    let unknown = Fault::rejection(401, "invalid_client", 7_000_215, "Invalid client secret.");
+    fixture
+        .simulator
+        .script(CONTOSO.tenant, Endpoint::Token, unknown.times(2));
+    let count = fixture.simulator.request_count();
+    let token = token(&fixture.worker(), "contoso", Resource::Exchange).await;
+    token.expect("a token, after a while");
+    assert_eq!(fixture.simulator.request_count(), count + 3);
 }

@@ -9,6 +9,7 @@ mod dev;
 mod example;
 mod kill;
 mod program;
+mod scale;
 mod secrecy;
 mod site;
 mod tokens;

@@ -8,8 +8,9 @@ use super::{assert_none, source::Source, sources};
 const ARROWS: &[(&str, &str)] = &[
     (
         "app",
-        "authz clock config entra kek registration rpc store telemetry tls token vault",
+        "audit authz clock config entra kek metrics registration rpc store telemetry tls token vault",
     ),
+    ("audit", "hex"),
     ("authz", "config organization"),
     ("cli", "client pb"),
     ("client", "clock pb secret"),
@@ -23,6 +24,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("kek", "config hex private_file sealed secret"),
     ("main", "app cli dev healthcheck"),
     ("malformed", ""),
+    ("metrics", ""),
     ("organization", "credential malformed"),
     ("pb", ""),
     ("private_file", ""),
@@ -32,7 +34,7 @@ const ARROWS: &[(&str, &str)] = &[
     ),
     (
         "rpc",
-        "authz clock config credential entra hex malformed organization pb registration token vault",
+        "audit authz clock config credential entra hex malformed metrics organization pb registration token vault",
     ),
     ("sealed", "secret"),
     ("secret", ""),

@@ -103,6 +103,18 @@ const RULES: &[Rule] = &[
         files: &["src/main.rs", "src/cli", "src/dev.rs"],
     },
     Rule {
+        path: "hyper",
+        files: &["src/rpc"],
+    },
+    Rule {
+        path: "socket2",
+        files: &["src/rpc/cores.rs"],
+    },
+    Rule {
+        path: "prometheus_client",
+        files: &["src/metrics.rs"],
+    },
+    Rule {
         path: "jsonwebtoken",
         files: &["src/entra/client_assertion.rs"],
     },

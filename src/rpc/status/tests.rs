@@ -180,6 +180,7 @@ fn statuses() -> Vec<Status> {
         fields_invalid(vec![]),
         deadline_exceeded(Reason::IdpUnreachable),
         organization_not_found(),
+        audit::Unavailable.into(),
     ];
     let unidentified = [
         Unidentified::Unreadable,

@@ -24,6 +24,8 @@ use crate::{
 mod flight;
 mod life;
 mod memory;
+mod outage;
+mod property;
 mod renewal;
 mod report;
 mod sharepoint;
@@ -212,7 +214,7 @@ impl Fixture {
         let flights = TaskTracker::new();
         let mint = Mint::new(vault.clone(), entra.clone(), clock, jitter);
         let outage = Outage::default();
-        let (cache, renewals) = TokenCache::new(mint, outage, slots_max, flights.clone());
+        let (cache, renewals) = TokenCache::new(mint, outage, limits(slots_max), flights.clone());
         Self {
             entra,
             vault,
@@ -284,6 +286,13 @@ impl Fixture {
             .values()
             .map(|organization| organization.lock().slots.len())
             .sum()
+    }
+}
+
+fn limits(slots_max: usize) -> Limits {
+    Limits {
+        slots_max,
+        propagation: Duration::from_secs(90),
     }
 }
 

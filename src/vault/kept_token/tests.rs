@@ -4,10 +4,15 @@ use async_trait::async_trait;
 use tokio::task::JoinSet;
 
 use super::{
-    super::tests::{Fixture, HOUR, TENANT, entries, holds, id, now, put, reopen},
+    super::{
+        RECORDS,
+        tests::{Fixture, HOUR, TENANT, entries, holds, id, now, put, reopen},
+    },
     *,
 };
 use crate::store::{Entry, Revision, Store, memory::MemoryStore};
+
+mod model;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const TOKEN: &str = "canary.access-token.Zq7";
@@ -188,6 +193,43 @@ async fn no_token_is_kept_past_a_change_however_they_race() {
         keeping.join_all().await;
         assert_eq!(fixture.kept("contoso", &Resource::Graph).await, None);
     }
+}
+
+/// A store in which every record is written anew just before a token is.
+#[derive(Debug)]
+struct Overtaken(Arc<MemoryStore>);
+
+#[async_trait]
+impl Store for Overtaken {
+    async fn get(&self, key: &Key) -> Result<Option<Entry>, store::Error> {
+        self.0.get(key).await
+    }
+
+    async fn scan(
+        &self,
+        prefix: &[u8],
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<(Key, Entry)>, store::Error> {
+        self.0.scan(prefix, after, limit).await
+    }
+
+    async fn commit(&self, transaction: Transaction) -> Result<Revision, store::Error> {
+        for (key, record) in self.0.scan(RECORDS, None, SCAN_MAX).await? {
+            put(&self.0, &key, &record.value).await;
+        }
+        self.0.commit(transaction).await
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_written_only_to_the_record_that_it_was_made_for() {
+    let mut fixture = Fixture::with(&["contoso"]).await;
+    fixture.vault.store = Arc::new(Overtaken(fixture.store.clone()));
+    fixture
+        .keep("contoso", &Resource::Graph, &token(TOKEN, 1))
+        .await;
+    assert_eq!(fixture.stored().await, []);
 }
 
 /// A store that cannot be read.

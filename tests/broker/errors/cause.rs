@@ -138,7 +138,8 @@ pub(super) async fn answered(fault: Fault) -> Status {
 }
 
 pub(super) async fn refused_with(error: &str, aadsts: u32) -> Status {
-    answered(Fault::rejection(400, error, aadsts, "No.")).await
+    // For good: some refusals may only have to spread, and are tried again.
+    answered(Fault::rejection(400, error, aadsts, "No.").always()).await
 }
 
 pub(super) async fn with_a_foreign_host() -> Status {
@@ -182,6 +183,15 @@ pub(super) async fn with_one_slot() -> Status {
         .register("contoso", CONTOSO, request::secret(SECRET))
         .await;
     refusal(&fixture, Resource::Exchange).await
+}
+
+/// The answer that cannot be recorded never leaves; whoever calls after that is told why.
+pub(super) async fn with_a_full_audit_device() -> Status {
+    let setup = Setup::new().config("[audit]\nfile = \"/dev/full\"");
+    let fixture = setup.start().await;
+    let broken = refusal(&fixture, Resource::Graph).await;
+    assert_eq!(crate::support::reason(&broken), None, "{broken:?}");
+    refusal(&fixture, Resource::Graph).await
 }
 
 /// A flight whose organization changes whenever it is about to land. Its caller is told to try

@@ -34,6 +34,9 @@ pub(crate) struct Setup {
     /// Further lines of the configuration, whole sections.
     config: String,
     clock: Clock,
+    /// Further lines of `[server]`.
+    server: String,
+    propagation_seconds: u16,
 }
 
 impl Setup {
@@ -43,6 +46,8 @@ impl Setup {
             sled: false,
             config: String::new(),
             clock: Clock::system(),
+            server: String::new(),
+            propagation_seconds: 0,
         }
     }
 
@@ -64,9 +69,17 @@ impl Setup {
         self
     }
 
-    /// Another clock for the broker.
+    /// Lets a refusal be due to a change of the credential for so long. Otherwise none is.
+    pub(crate) fn propagation(mut self, seconds: u16) -> Self {
+        self.propagation_seconds = seconds;
+        self
+    }
+
+    /// Another clock for the broker. It serves on the runtime of the test, whose clock the test may
+    /// pause; threads of its own would go on by theirs.
     pub(crate) fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
+        self.server = "threads = 0".into();
         self
     }
 
@@ -111,6 +124,7 @@ impl Setup {
             r#"
             [server]
             listen = "127.0.0.1:0"
+            {}
             tls = {{ certificate_file = "{at}/server.crt", key_file = "{at}/server.key" }}
             [identity]
             trust_domain = "{}"
@@ -126,11 +140,14 @@ impl Setup {
             graph_url = "{}"
             [entra]
             extra_ca_file = "{at}/ca.pem"
+            propagation_seconds = {}
             {}
             "#,
+            self.server,
             pki::TRUST_DOMAIN,
             simulator.authority_url(),
             simulator.graph_url(),
+            self.propagation_seconds,
             self.config,
         );
         Config::parse(&text).expect("a valid configuration")

@@ -1,0 +1,82 @@
+//! What a line says.
+
+use std::time::SystemTime;
+
+use prost_types::Timestamp;
+use serde::{Serialize, Serializer};
+
+use crate::hex::Hex;
+
+/// One call of somebody whose identity is known.
+#[derive(Debug, Serialize)]
+pub struct Record<'a> {
+    /// When it was answered.
+    #[serde(serialize_with = "timestamp")]
+    pub time: SystemTime,
+    /// The RPC, without its service.
+    pub rpc: &'a str,
+    /// SPIFFE ID of the caller.
+    pub caller: &'a str,
+    /// The organization that it was about, empty where it was about none, or about none that can be.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub organization: &'a str,
+    /// The API, by its name in policies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resource: Option<&'a str>,
+    /// The SharePoint host that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sharepoint_host: Option<&'a str>,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// The token that was handed out.
+    #[serde(flatten)]
+    pub token: Option<TokenRecord<'a>>,
+}
+
+/// What came of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// It was done.
+    Done,
+    /// It was refused, or failed, for a reason of the contract.
+    Refused(&'static str),
+}
+
+/// A token, by what may be told of it.
+#[derive(Debug, Serialize)]
+pub struct TokenRecord<'a> {
+    /// SHA-256 of it.
+    #[serde(serialize_with = "hex")]
+    pub fingerprint: &'a [u8; 32],
+    /// The credential that it was obtained with.
+    pub credential_version: u64,
+    /// When it ends.
+    #[serde(serialize_with = "timestamp")]
+    pub expire_time: SystemTime,
+}
+
+impl Outcome {
+    /// The word for it: `OK`, or the reason.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "OK",
+            Self::Refused(reason) => reason,
+        }
+    }
+}
+
+impl Serialize for Outcome {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// As in protobuf's JSON: RFC 3339 in UTC.
+fn timestamp<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&Timestamp::from(*time))
+}
+
+fn hex<S: Serializer>(bytes: &&[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&Hex(*bytes))
+}

@@ -1,0 +1,216 @@
+//! The threads that serve callers: one for each core, each with a runtime and a listener of its own.
+//!
+//! All listeners share one port (`SO_REUSEPORT`); the kernel spreads connections over them, and a
+//! connection stays with its thread for good. So its tasks run in the order in which they became
+//! ready, without a lock or a wake-up of another thread, and the answers of one turn gather
+//! ([`super::gather`]); on tokio's multi-thread runtime two calls in three leave as writes of their own.
+//! The price: one connection is served by one core, and few connections may share a core by chance.
+//!
+//! What takes long is elsewhere: flights, changes and the store are tasks of the main runtime, which
+//! calls wait for here.
+
+use std::{io, net::SocketAddr, sync::Arc, thread};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    net::TcpListener,
+    runtime,
+    sync::{mpsc, oneshot},
+    task::spawn_blocking,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{connection::Door, listener::Acceptor};
+
+/// Connections that the kernel accepts before we do, for each listener.
+const BACKLOG: i32 = 1024;
+
+/// Threads that serve.
+#[derive(Debug)]
+pub struct Cores {
+    /// Says for each thread that it has ended, and closes when all have.
+    ended: mpsc::Receiver<()>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+/// Listeners of one port.
+#[derive(Debug)]
+pub struct Listeners {
+    /// The port that all of them share.
+    pub address: SocketAddr,
+    /// Threads that are to serve them.
+    threads: usize,
+    listeners: Vec<std::net::TcpListener>,
+}
+
+/// What every thread serves.
+#[derive(Clone, Debug)]
+pub struct Serving {
+    /// Lets connections in.
+    pub acceptor: Arc<Acceptor>,
+    /// Answers their calls.
+    pub door: Door,
+    /// Stops accepting, and lets calls finish.
+    pub stop: CancellationToken,
+    /// Ends what has not finished.
+    pub end: CancellationToken,
+}
+
+impl Listeners {
+    /// Binds an address as often as there are threads, and once if there are none.
+    ///
+    /// # Errors
+    /// Those of the system, with the address; also if somebody else listens there, which a shared
+    /// port would otherwise hide.
+    pub fn bind(address: SocketAddr, threads: usize) -> io::Result<Self> {
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
+        if address.port() != 0 {
+            // Fails where a broker with shared listeners runs already; gone before ours are bound.
+            socket(address, Port::Own).map_err(named)?;
+        }
+        let first = listen(address, Port::Shared).map_err(named)?;
+        let address = first.local_addr()?;
+        let mut listeners = vec![first];
+        for _ in 1..threads {
+            listeners.push(listen(address, Port::Shared).map_err(named)?);
+        }
+        Ok(Self {
+            address,
+            threads,
+            listeners,
+        })
+    }
+}
+
+impl Cores {
+    /// Starts the threads, or one task of `tasks` where the configuration wants no threads. They serve
+    /// when this returns.
+    ///
+    /// # Errors
+    /// If the system gives no threads, or no runtime on them. Those that run end with `serving.end`.
+    pub async fn start(
+        listeners: Listeners,
+        serving: &Serving,
+        tasks: &TaskTracker,
+    ) -> io::Result<Self> {
+        let (ending, ended) = mpsc::channel(listeners.listeners.len());
+        let mut threads = Vec::new();
+        for (number, listener) in listeners.listeners.into_iter().enumerate() {
+            let (serving, ending) = (serving.clone(), Ending(ending.clone()));
+            if listeners.threads == 0 {
+                let listener = TcpListener::from_std(listener)?;
+                tasks.spawn(async move {
+                    let _ending = ending;
+                    serve(listener, serving).await;
+                });
+                continue;
+            }
+            let (ready, started) = oneshot::channel();
+            let thread = thread::Builder::new().name(format!("calls-{number}"));
+            threads.push(thread.spawn(move || {
+                let _ending = ending;
+                run(listener, serving, ready);
+            })?);
+            started.await.map_err(io::Error::other)??;
+        }
+        Ok(Self { ended, threads })
+    }
+
+    /// Waits until a thread ends.
+    pub async fn one_ended(&mut self) {
+        self.ended.recv().await;
+    }
+
+    /// Waits until all threads have ended.
+    pub async fn all_ended(&mut self) {
+        while self.ended.recv().await.is_some() {}
+    }
+
+    /// Waits for the threads to be gone, after [`Serving::end`]: what they hold is free then.
+    ///
+    /// # Errors
+    /// If one of them had panicked.
+    pub async fn join(self) -> io::Result<()> {
+        let joining = spawn_blocking(|| {
+            self.threads
+                .into_iter()
+                .try_for_each(thread::JoinHandle::join)
+        });
+        let joined = joining.await.map_err(io::Error::other)?;
+        joined.map_err(|_| io::Error::other("a thread that served calls has panicked"))
+    }
+}
+
+/// Tells that the thread has ended, however it did.
+struct Ending(mpsc::Sender<()>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        // There is room for one of each thread. Nobody listens if the broker was dropped.
+        let _ = self.0.try_send(());
+    }
+}
+
+fn run(listener: std::net::TcpListener, serving: Serving, ready: oneshot::Sender<io::Result<()>>) {
+    let started = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .and_then(|runtime| {
+            let _inside = runtime.enter();
+            let listener = TcpListener::from_std(listener)?;
+            Ok((runtime, listener))
+        });
+    let (runtime, listener) = match started {
+        Ok(started) => started,
+        Err(error) => {
+            let _ = ready.send(Err(error));
+            return;
+        }
+    };
+    let _ = ready.send(Ok(()));
+    // What has not finished by the end is dropped with the runtime.
+    runtime.block_on(serve(listener, serving));
+}
+
+async fn serve(listener: TcpListener, serving: Serving) {
+    let Serving {
+        acceptor,
+        door,
+        stop,
+        end,
+    } = serving;
+    let connections = TaskTracker::new();
+    let (stopping, ending) = (stop.clone(), end.clone());
+    let accepting = acceptor.accept_all(listener, &connections, move |connection| {
+        let (door, stop, end) = (door.clone(), stopping.clone(), ending.clone());
+        async move {
+            end.run_until_cancelled(door.serve(connection, &stop)).await;
+        }
+    });
+    stop.run_until_cancelled(accepting).await;
+    connections.close();
+    end.run_until_cancelled(connections.wait()).await;
+}
+
+/// Whether others may listen on the same port.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Port {
+    Own,
+    Shared,
+}
+
+fn socket(address: SocketAddr, port: Port) -> io::Result<Socket> {
+    let kind = Type::STREAM.nonblocking();
+    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+    // Connections of an earlier process may linger.
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(port == Port::Shared)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn listen(address: SocketAddr, port: Port) -> io::Result<std::net::TcpListener> {
+    let socket = socket(address, port)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}

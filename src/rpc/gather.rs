@@ -1,0 +1,228 @@
+//! Gathers the writes of a connection: what HTTP/2 sends in one turn leaves as one write.
+//!
+//! h2 flushes its stream after every DATA frame of 256 bytes or more (`CHAIN_THRESHOLD` of its
+//! `framed_write.rs`), since it chains the payload to its own buffer instead of copying it there. An
+//! answer with a token is such a frame, so it would leave as two writes, HEADERS with DATA and then
+//! the trailers, each a TLS record and a system call of its own, for each of the calls that are
+//! answered in the same turn.
+//!
+//! So a connection is two things over one stream: [`Gathering`], which h2 writes to and which takes
+//! a flush for done while there is room, and [`Release`], which the connection's task polls after
+//! each turn of h2 ([`turn`]), and which then writes and flushes in earnest. Nothing is put off
+//! beyond the turn, so no answer waits for another one, and no task is woken for it. (To put it off
+//! to the task's next turn instead costs that turn and gathers no more: whatever else was ready to
+//! run on this thread has run before.)
+//!
+//! What is held is bounded ([`HELD_BYTES_MAX`]): beyond it h2 writes through, and is held up by a slow
+//! reader as without all this. A shutdown, which h2 asks for after its last frame, is no flush: it
+//! waits until everything has left.
+//!
+//! Before bytes leave, a gate is asked: that is where the audit log is written.
+
+use std::{
+    error::Error,
+    future::Future,
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What is held at most, in bytes: two TLS records.
+const HELD_BYTES_MAX: usize = 32 * 1024;
+/// What an idle connection keeps allocated at most: room for one answer.
+const KEPT_BYTES_MAX: usize = 4 * 1024;
+
+/// Asked before bytes leave. An error breaks the connection.
+pub(super) trait Gate {
+    /// Whether what was written so far may leave.
+    fn open(&self) -> io::Result<()>;
+}
+
+/// The stream as h2 sees it.
+pub(super) struct Gathering<S, G>(Arc<Mutex<Held<S, G>>>);
+
+/// Lets go of what is held.
+pub(super) struct Release<S, G>(Arc<Mutex<Held<S, G>>>);
+
+struct Held<S, G> {
+    stream: S,
+    gate: G,
+    bytes: Vec<u8>,
+    /// How many of the bytes have left.
+    sent: usize,
+    /// Whether bytes have left since the last flush.
+    unflushed: bool,
+    /// Whether h2 was told to wait until bytes have left.
+    awaited: bool,
+}
+
+/// A stream in two parts. The lock between them is never contended: one task has both.
+pub(super) fn gather<S, G>(stream: S, gate: G) -> (Gathering<S, G>, Release<S, G>) {
+    let held = Arc::new(Mutex::new(Held {
+        stream,
+        gate,
+        bytes: Vec::new(),
+        sent: 0,
+        unflushed: false,
+        awaited: false,
+    }));
+    (Gathering(held.clone()), Release(held))
+}
+
+/// A turn of the connection, and then the release of what it has written. An error of the release
+/// ends the connection.
+pub(super) fn turn<S, G, F, E>(
+    connection: Pin<&mut F>,
+    release: &Release<S, G>,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<()>>
+where
+    S: AsyncWrite + Unpin,
+    G: Gate,
+    F: Future<Output = Result<(), E>>,
+    E: Into<Box<dyn Error + Send + Sync>>,
+{
+    if let Poll::Ready(ended) = connection.poll(cx) {
+        return Poll::Ready(ended.map_err(io::Error::other));
+    }
+    ready!(release.poll(cx))?;
+    Poll::Pending
+}
+
+impl<S: AsyncWrite + Unpin, G: Gate> Release<S, G> {
+    /// Writes and flushes what is held.
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut held = lock(&self.0);
+        let flushed = ready!(held.poll_flush(cx));
+        if held.awaited {
+            // The way has become free since h2 was told to wait: nobody else would tell it.
+            held.awaited = false;
+            cx.waker().wake_by_ref();
+        }
+        Poll::Ready(flushed)
+    }
+}
+
+impl<S: AsyncWrite + Unpin, G: Gate> Held<S, G> {
+    /// Takes as much as there is room for; without room it makes some.
+    fn poll_hold(
+        &mut self,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.bytes.len() >= HELD_BYTES_MAX {
+            self.awaited = true;
+            ready!(self.poll_send(cx))?;
+            self.awaited = false;
+        }
+        let before = self.bytes.len();
+        for part in parts {
+            let room = HELD_BYTES_MAX - self.bytes.len();
+            let taken = &part[..part.len().min(room)];
+            self.reserve(taken.len());
+            self.bytes.extend_from_slice(taken);
+        }
+        Poll::Ready(Ok(self.bytes.len() - before))
+    }
+
+    /// Grows in two steps only: to what an idle connection keeps, and to all there may be.
+    fn reserve(&mut self, more: usize) {
+        let needed = self.bytes.len() + more;
+        if needed > self.bytes.capacity() {
+            let capacity = if needed > KEPT_BYTES_MAX {
+                HELD_BYTES_MAX
+            } else {
+                KEPT_BYTES_MAX
+            };
+            self.bytes.reserve_exact(capacity - self.bytes.len());
+        }
+    }
+
+    /// Writes what is held.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.bytes.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        self.gate.open()?;
+        while self.sent < self.bytes.len() {
+            let left = &self.bytes[self.sent..];
+            let count = ready!(Pin::new(&mut self.stream).poll_write(cx, left))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.sent += count;
+            self.unflushed = true;
+        }
+        self.sent = 0;
+        self.bytes.clear();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_send(cx))?;
+        if self.bytes.capacity() > KEPT_BYTES_MAX {
+            self.bytes = Vec::new();
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + Unpin, G> AsyncRead for Gathering<S, G> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut lock(&self.0).stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin, G: Gate> AsyncWrite for Gathering<S, G> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        lock(&self.0).poll_hold(cx, &[io::IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        lock(&self.0).poll_hold(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// Done by [`Release`] at the end of the turn.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut held = lock(&self.0);
+        held.awaited = true;
+        ready!(held.poll_flush(cx))?;
+        held.awaited = false;
+        Pin::new(&mut held.stream).poll_shutdown(cx)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A stream that panicked has taken its task with it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;
