@@ -157,6 +157,29 @@ fn what_is_flushed_again_and_again_leaves_as_one_write() {
 }
 
 #[test]
+fn a_turn_puts_its_answers_off_to_the_next_turn_and_no_further() {
+    let mut connection = Connection::new([Does::Takes(1), Does::Waits]);
+    let waker = Waker::from(connection.woken.clone());
+    let turn = |connection: &Connection| {
+        let idle = std::pin::pin!(std::future::pending::<io::Result<()>>());
+        turn(idle, &connection.release, &mut Context::from_waker(&waker))
+    };
+    assert!(turn(&connection).is_pending());
+    assert_eq!(connection.wakes(), 0, "there is nothing to release");
+    assert!(connection.write(b"answer").is_ready());
+    assert!(turn(&connection).is_pending());
+    assert_eq!(connection.wakes(), 1, "the next turn comes at once");
+    connection.seen(|held| assert_eq!(held.stream.writes, 0));
+    assert!(connection.write(b" and answer").is_ready());
+    assert!(turn(&connection).is_pending());
+    assert_eq!(connection.wakes(), 2, "the stream says when to go on");
+    // What has left in part goes on without delay.
+    assert!(turn(&connection).is_pending());
+    assert_eq!(connection.wakes(), 2);
+    connection.seen(|held| assert_eq!(held.stream.written, b"answer and answer"));
+}
+
+#[test]
 fn slices_are_taken_in_one_go() {
     let mut connection = Connection::new([]);
     let waker = Waker::noop();

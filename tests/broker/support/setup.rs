@@ -61,7 +61,7 @@ impl Setup {
         self
     }
 
-    /// Adds sections to the configuration; `[entra]` comes last and may be gone on with.
+    /// Adds sections to the configuration, where `{folder}` is the fixture's; `[entra]` comes last and may be gone on with.
     pub(crate) fn config(mut self, lines: &str) -> Self {
         self.config = lines.into();
         self
@@ -144,7 +144,7 @@ impl Setup {
             pki::TRUST_DOMAIN,
             simulator.authority_url(),
             simulator.graph_url(),
-            self.config,
+            self.config.replace("{folder}", &at.to_string()),
         );
         Config::parse(&text).expect("a valid configuration")
     }
