@@ -5,9 +5,11 @@
 //!
 //! ```text
 //! worker ── mTLS ─► rpc::listener      who calls: one SPIFFE ID per connection
+//!                   rpc::connection     which call: a warm one is answered in the turn that read it
 //!                   rpc::token_service  what is asked: every field parsed
 //!                   authz               may it be: default deny, on every call
 //!                   token::cache        a hit ends here: no I/O, no decryption
+//!                   audit               on record, before rpc::gather lets the answer go
 //!                     │ miss: one flight per key, in a task of its own
 //!                   token::mint ─► vault ─► store   sealed record, opened only now
 //!                     │              └────► kek     unwraps the organization's key
@@ -22,7 +24,8 @@
 //! | [`secret`] | types that cannot be printed, compared or cloned by accident |
 //! | [`malformed`], [`hex`] | what is told of a wrong text; bytes as digits |
 //! | [`clock`] | the rim between tokio's time and the wall clock |
-//! | [`rpc`] | the gRPC edge: connections, identity, fields, errors as statuses |
+//! | [`rpc`] | the gRPC edge: threads, connections, identity, fields, errors as statuses |
+//! | [`audit`], [`metrics`] | who was given what, on record; figures without names |
 //! | [`authz`] | who may do what |
 //! | [`registration`] | register, rotate, revoke: prove first, store then, forget last |
 //! | [`token`] | tokens, their cache, and how one is got |
