@@ -130,11 +130,7 @@ impl Broker {
         let store = store::open(&config.store).await?;
         let vault = Arc::new(Vault::open(store, keys).await?);
         let mint = Mint::new(vault.clone(), entra.clone());
-        let slots_max = usize::try_from(config.tokens.slots_max.get()).unwrap_or(usize::MAX);
-        let tokens = TokenCache::new(mint, slots_max, tasks.clone());
-        start_sweeping(tokens.clone(), &tasks, &end);
-        let counted = tokens.clone();
-        metrics.gauge("tokens", "Tokens in memory", move || counted.len());
+        let tokens = start_tokens(config, mint, &metrics, &tasks, &end);
 
         let limits = &config.server.limits;
         let services = Services {
@@ -157,10 +153,9 @@ impl Broker {
             },
             reflection: config.server.reflection,
         };
-        let trust_domain = config.identity.trust_domain.clone();
         let address = listeners.address;
         let serving = Serving {
-            acceptor: Acceptor::new(tls, trust_domain, policy, limits),
+            acceptor: Acceptor::new(tls, &config.identity.trust_domain, policy, limits),
             door: Door::new(services, limits, audit, metrics),
             stop: stop.clone(),
             end,
@@ -251,6 +246,21 @@ async fn start_health(
     let (health, serving) = Health::serve(listener, tasks, end.clone()).await?;
     tasks.spawn(serving);
     Ok((Some(health), Some(address)))
+}
+
+fn start_tokens(
+    config: &Config,
+    mint: Mint,
+    metrics: &Metrics,
+    tasks: &TaskTracker,
+    end: &CancellationToken,
+) -> TokenCache {
+    let slots_max = usize::try_from(config.tokens.slots_max.get()).unwrap_or(usize::MAX);
+    let tokens = TokenCache::new(mint, slots_max, tasks.clone());
+    start_sweeping(tokens.clone(), tasks, end);
+    let counted = tokens.clone();
+    metrics.gauge("tokens", "Tokens in memory", move || counted.len());
+    tokens
 }
 
 fn start_sweeping(tokens: TokenCache, tasks: &TaskTracker, end: &CancellationToken) {

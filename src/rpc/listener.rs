@@ -82,7 +82,7 @@ impl Acceptor {
     #[must_use]
     pub fn new(
         tls: Arc<ServerConfig>,
-        trust_domain: TrustDomain,
+        trust_domain: &TrustDomain,
         policy: Arc<Policy>,
         limits: &LimitsConfig,
     ) -> Arc<Self> {
@@ -92,7 +92,7 @@ impl Acceptor {
         };
         Arc::new(Self {
             tls: tls.into(),
-            trust_domain,
+            trust_domain: trust_domain.clone(),
             policy,
             handshake_timeout: limits.handshake_timeout(),
             connections: places(limits.connections_max),
