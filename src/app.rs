@@ -150,10 +150,9 @@ impl Broker {
             },
             reflection: config.server.reflection,
         };
-        let trust_domain = config.identity.trust_domain.clone();
         let address = listeners.address;
         let serving = Serving {
-            acceptor: Acceptor::new(tls, trust_domain, policy, limits),
+            acceptor: Acceptor::new(tls, &config.identity.trust_domain, policy, limits),
             door: Door::new(services, limits, audit, metrics),
             stop: stop.clone(),
             end,

@@ -5,15 +5,16 @@
 //!
 //! ```text
 //! worker ── mTLS ─► rpc::listener      who calls: one SPIFFE ID per connection
+//!                   rpc::connection     which call: a warm one is answered in the turn that read it
 //!                   rpc::token_service  what is asked: every field parsed
 //!                   authz               may it be: default deny, on every call
 //!                   token::cache        a hit ends here: no I/O, no decryption
+//!                   audit               on record, before rpc::gather lets the answer go
 //!                     │ miss: one flight per key, in a task of its own
 //!                   token::flight ─► vault ─► store  a token kept from before a restart, or
 //!                     │  token::mint ─┘ └────► kek   the sealed record, opened only now
 //!                     └─────────► entra::paced      who goes first, who waits, who is told so
 //!                                   entra::client   one request to the tenant's token endpoint
-//!                   audit               written before the answer leaves
 //! ```
 //! Beside the calls, [`token::refresh`] renews what is due.
 //!
@@ -25,8 +26,8 @@
 //! | [`secret`] | types that cannot be printed, compared or cloned by accident |
 //! | [`malformed`], [`hex`] | what is told of a wrong text; bytes as digits |
 //! | [`clock`] | the rim between tokio's time and the wall clock |
-//! | [`rpc`] | the gRPC edge: connections, identity, fields, errors as statuses |
-//! | [`audit`], [`metrics`] | who was given what, before it is given; how much of everything there is |
+//! | [`rpc`] | the gRPC edge: threads, connections, identity, fields, errors as statuses |
+//! | [`audit`], [`metrics`] | who was given what, on record; figures without names |
 //! | [`authz`] | who may do what |
 //! | [`registration`] | register, rotate, revoke: prove first, store then, forget last |
 //! | [`token`] | tokens: their slots and flights, renewal, memory of failure, reports, followers |

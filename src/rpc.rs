@@ -194,3 +194,44 @@ fn deny(
     tracing::warn!(%caller, ?action, organization, %denied, "call denied");
     denied.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> Option<Duration> {
+        let mut headers = HeaderMap::new();
+        headers.insert("grpc-timeout", text.parse().expect("a header"));
+        deadline(&headers)
+    }
+
+    #[test]
+    fn the_callers_deadline_is_read_in_every_unit() {
+        let units = [
+            ("2H", Duration::from_secs(7200)),
+            ("3M", Duration::from_secs(180)),
+            ("42S", Duration::from_secs(42)),
+            ("13m", Duration::from_millis(13)),
+            ("2u", Duration::from_micros(2)),
+            ("82n", Duration::from_nanos(82)),
+            ("99999999H", Duration::from_secs(99_999_999 * 3600)),
+        ];
+        for (text, expected) in units {
+            assert_eq!(of(text), Some(expected), "{text}");
+        }
+        for text in [
+            "",
+            "1",
+            "H",
+            "-1S",
+            "+1S",
+            "1.5S",
+            "123456789S",
+            "1s",
+            "1\u{e9}",
+        ] {
+            assert_eq!(of(text), None, "{text}");
+        }
+        assert_eq!(deadline(&HeaderMap::new()), None);
+    }
+}

@@ -214,3 +214,6 @@ fn listen(address: SocketAddr, port: Port) -> io::Result<std::net::TcpListener> 
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
+
+#[cfg(test)]
+mod tests;

@@ -82,7 +82,7 @@ impl Acceptor {
     #[must_use]
     pub fn new(
         tls: Arc<ServerConfig>,
-        trust_domain: TrustDomain,
+        trust_domain: &TrustDomain,
         policy: Arc<Policy>,
         limits: &LimitsConfig,
     ) -> Arc<Self> {
@@ -92,7 +92,7 @@ impl Acceptor {
         };
         Arc::new(Self {
             tls: tls.into(),
-            trust_domain,
+            trust_domain: trust_domain.clone(),
             policy,
             handshake_timeout: limits.handshake_timeout(),
             connections: places(limits.connections_max),
@@ -141,11 +141,6 @@ impl Acceptor {
         place: OwnedSemaphorePermit,
     ) -> Option<TlsConnection> {
         let from = stream.peer_addr().ok();
-        // Headers and body of an answer are two writes; waiting for the client's delayed ACK in
-        // between costs 40 ms. tonic sets this only on connections that it accepts itself.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY");
-        }
         let stream = match timeout(self.handshake_timeout, self.tls.accept(stream)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
@@ -241,7 +236,14 @@ pub fn accept_plain(
 /// The next connection, or `None` after a pause.
 async fn accept_one(listener: &TcpListener) -> Option<TcpStream> {
     match listener.accept().await {
-        Ok((stream, _)) => Some(stream),
+        Ok((stream, _)) => {
+            // An answer may be more than one write; waiting for the client's delayed ACK in between
+            // costs 40 ms.
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "cannot set TCP_NODELAY");
+            }
+            Some(stream)
+        }
         Err(error) => {
             tracing::warn!(%error, "cannot accept a connection");
             sleep(ACCEPT_PAUSE).await;
@@ -297,3 +299,6 @@ impl<S: AsyncWrite + Unpin, P: Unpin> AsyncWrite for Connection<S, P> {
         self.stream.is_write_vectored()
     }
 }
+
+#[cfg(test)]
+mod tests;

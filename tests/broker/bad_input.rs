@@ -310,7 +310,8 @@ async fn fields_that_contradict_each_other_are_refused() {
 #[tokio::test]
 async fn a_request_that_is_too_long_is_refused_unread() {
     let (fixture, _) = fixture().await;
-    for rpc in fields::of_all_requests().into_iter().map(|field| field.rpc) {
+    let rpcs = fields::of_all_requests().into_iter().map(|field| field.rpc);
+    for rpc in rpcs.collect::<std::collections::BTreeSet<_>>() {
         for length in [1 << 20, 4 << 20] {
             // What still arrives of a refused request is answered by a reset, and a connection has a
             // limited number of these.

@@ -179,17 +179,9 @@ impl Fixture {
         self.broker.as_ref().expect("the broker serves").address
     }
 
-    /// A connection, made with the first call.
-    pub(crate) fn connect(&self, identity: Option<&Identity>) -> Channel {
-        let ca = transport::Certificate::from_pem(pki::authority().certificate_pem());
-        let mut tls = ClientTlsConfig::new().ca_certificate(ca);
-        if let Some(identity) = identity {
-            let (certificate, key) = (&identity.certificate_pem, &identity.key_pem);
-            tls = tls.identity(transport::Identity::from_pem(certificate, key));
-        }
-        let endpoint = Channel::from_shared(format!("https://{}", self.address()));
-        let endpoint = endpoint.expect("an address is a URL").tls_config(tls);
-        endpoint.expect("usable certificates").connect_lazy()
+    pub(crate) fn metrics_address(&self) -> SocketAddr {
+        let broker = self.broker.as_ref().expect("the broker serves");
+        broker.metrics_address.expect("the setup asks for it")
     }
 
     /// Where the broker is and who the caller with this path is to it, as a worker has it in files.
@@ -218,6 +210,32 @@ impl Fixture {
         client.expect("the broker serves")
     }
 
+    /// A file in the fixture's folder.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A connection, made with the first call.
+    pub(crate) fn connect(&self, identity: Option<&Identity>) -> Channel {
+        let endpoint = endpoint(self.address(), identity);
+        endpoint.connect_lazy()
+    }
+}
+
+/// Where and as whom a client connects.
+pub(crate) fn endpoint(address: SocketAddr, identity: Option<&Identity>) -> transport::Endpoint {
+    let ca = transport::Certificate::from_pem(pki::authority().certificate_pem());
+    let mut tls = ClientTlsConfig::new().ca_certificate(ca);
+    if let Some(identity) = identity {
+        let (certificate, key) = (&identity.certificate_pem, &identity.key_pem);
+        tls = tls.identity(transport::Identity::from_pem(certificate, key));
+    }
+    let endpoint = transport::Endpoint::from_shared(format!("https://{address}"));
+    let endpoint = endpoint.expect("an address is a URL").tls_config(tls);
+    endpoint.expect("usable certificates")
+}
+
+impl Fixture {
     /// Calls of a worker, by the path of its SPIFFE ID.
     pub(crate) fn tokens(&self, path: &str) -> Tokens {
         Tokens::new(self.connect(Some(&pki::caller(path))))

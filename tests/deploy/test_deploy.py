@@ -209,18 +209,25 @@ def test_store_has_one_writer(objects, stateful_set, pod, container, broker):
     spec = stateful_set["spec"]
     assert broker["store"]["kind"] == "sled"
     assert spec["replicas"] == 1
-    (claim,) = spec["volumeClaimTemplates"]
-    assert claim["spec"]["accessModes"] == ["ReadWriteOncePod"]
+    claims = {claim["metadata"]["name"]: claim for claim in spec["volumeClaimTemplates"]}
+    assert all(claim["spec"]["accessModes"] == ["ReadWriteOncePod"] for claim in claims.values())
     assert spec["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
     mount = mount_of(container, broker["store"]["directory"])
-    assert mount["name"] == claim["metadata"]["name"] and volume_of(pod, mount) is None
+    assert mount["name"] in claims and volume_of(pod, mount) is None
     headless = [o["metadata"]["name"] for o in objects if o["kind"] == "Service" and o["spec"].get("clusterIP") == "None"]
     assert headless == [spec["serviceName"]]
 
 
-def test_only_the_store_is_writable(container, broker):
+def test_only_the_store_and_the_audit_log_are_writable(container, broker):
     writable = [m["mountPath"] for m in container["volumeMounts"] if not m.get("readOnly")]
-    assert writable == [broker["store"]["directory"]]
+    assert writable == [broker["store"]["directory"], str(PurePosixPath(broker["audit"]["file"]).parent)]
+
+
+def test_audit_log_is_kept_apart_from_the_store(stateful_set, pod, container, broker):
+    mount = mount_of(container, broker["audit"]["file"])
+    assert mount["name"] != mount_of(container, broker["store"]["directory"])["name"]
+    assert mount["name"] in [claim["metadata"]["name"] for claim in stateful_set["spec"]["volumeClaimTemplates"]]
+    assert volume_of(pod, mount) is None
 
 
 def test_kek_lies_apart_from_what_it_opens(pod, container, broker):
@@ -447,6 +454,8 @@ def test_unit_hands_over_the_files_of_its_configuration():
     assert broker["server"]["tls"]["key_file"] == f"{folder}/tls.key" and "tls.key" in credentials
     assert settings["StateDirectory"] == ["kodo-broker"]
     assert broker["store"]["directory"] == "/var/lib/kodo-broker"
+    assert settings["LogsDirectory"] == ["kodo-broker"] and settings["LogsDirectoryMode"] == ["0700"]
+    assert str(PurePosixPath(broker["audit"]["file"]).parent) == "/var/log/kodo-broker"
     assert not any(path.startswith("/var/lib/") for path in credentials.values())
 
 

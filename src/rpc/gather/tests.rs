@@ -157,6 +157,23 @@ fn what_is_flushed_again_and_again_leaves_as_one_write() {
 }
 
 #[test]
+fn a_turn_ends_with_the_release_of_what_it_wrote() {
+    let mut connection = Connection::new([Does::Takes(1), Does::Waits, Does::Fails]);
+    let turn = |connection: &mut Connection, bytes: &[u8]| {
+        let waker = Waker::from(connection.woken.clone());
+        assert!(connection.write(bytes).is_ready());
+        let idle = std::pin::pin!(std::future::pending::<io::Result<()>>());
+        turn(idle, &connection.release, &mut Context::from_waker(&waker))
+    };
+    assert!(turn(&mut connection, b"answer").is_pending());
+    connection.seen(|held| assert_eq!(held.stream.written, b"a"));
+    assert!(
+        matches!(turn(&mut connection, b"s"), Poll::Ready(Err(_))),
+        "the stream broke"
+    );
+}
+
+#[test]
 fn slices_are_taken_in_one_go() {
     let mut connection = Connection::new([]);
     let waker = Waker::noop();

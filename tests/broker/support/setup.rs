@@ -63,9 +63,15 @@ impl Setup {
         self
     }
 
-    /// Adds sections to the configuration; `[entra]` comes last and may be gone on with.
+    /// Adds sections to the configuration, where `{folder}` is the fixture's; `[entra]` comes last and may be gone on with.
     pub(crate) fn config(mut self, lines: &str) -> Self {
         self.config = lines.into();
+        self
+    }
+
+    /// Adds lines to `[server]`.
+    pub(crate) fn server(mut self, lines: &str) -> Self {
+        self.server = lines.into();
         self
     }
 
@@ -148,7 +154,7 @@ impl Setup {
             simulator.authority_url(),
             simulator.graph_url(),
             self.propagation_seconds,
-            self.config,
+            self.config.replace("{folder}", &at.to_string()),
         );
         Config::parse(&text).expect("a valid configuration")
     }
