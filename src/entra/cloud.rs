@@ -4,49 +4,51 @@
 //! Sources: Microsoft Graph "national cloud deployments", Entra "national clouds", CSS-Exchange's
 //! endpoint table (2026-02); SharePoint and Azure AD Graph hosts are known from third-party code.
 
+use std::borrow::Cow;
+
 use crate::organization::{Cloud, Resource, SharePointHost};
 
 /// The API that a token is for: an https URL without a path, which is also what Entra calls it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Audience(String);
+pub struct Audience(Cow<'static, str>);
 
 impl Audience {
     /// Microsoft Graph of a cloud.
     #[must_use]
     pub fn graph(cloud: Cloud) -> Self {
-        Self::of_host(match cloud {
-            Cloud::Global => "graph.microsoft.com",
-            Cloud::UsGov => "graph.microsoft.us",
-            Cloud::UsGovDod => "dod-graph.microsoft.us",
-            Cloud::China => "microsoftgraph.chinacloudapi.cn",
+        Self::fixed(match cloud {
+            Cloud::Global => "https://graph.microsoft.com",
+            Cloud::UsGov => "https://graph.microsoft.us",
+            Cloud::UsGovDod => "https://dod-graph.microsoft.us",
+            Cloud::China => "https://microsoftgraph.chinacloudapi.cn",
         })
     }
 
     /// Exchange Online of a cloud.
     #[must_use]
     pub fn exchange(cloud: Cloud) -> Self {
-        Self::of_host(match cloud {
-            Cloud::Global => "outlook.office365.com",
-            Cloud::UsGov => "outlook.office365.us",
-            Cloud::UsGovDod => "outlook-dod.office365.us",
-            Cloud::China => "partner.outlook.cn",
+        Self::fixed(match cloud {
+            Cloud::Global => "https://outlook.office365.com",
+            Cloud::UsGov => "https://outlook.office365.us",
+            Cloud::UsGovDod => "https://outlook-dod.office365.us",
+            Cloud::China => "https://partner.outlook.cn",
         })
     }
 
     /// The retired Azure AD Graph of a cloud.
     #[must_use]
     pub fn azure_ad_graph(cloud: Cloud) -> Self {
-        Self::of_host(match cloud {
-            Cloud::Global => "graph.windows.net",
-            Cloud::UsGov | Cloud::UsGovDod => "graph.microsoftazure.us",
-            Cloud::China => "graph.chinacloudapi.cn",
+        Self::fixed(match cloud {
+            Cloud::Global => "https://graph.windows.net",
+            Cloud::UsGov | Cloud::UsGovDod => "https://graph.microsoftazure.us",
+            Cloud::China => "https://graph.chinacloudapi.cn",
         })
     }
 
     /// A SharePoint host.
     #[must_use]
     pub fn sharepoint(host: &SharePointHost) -> Self {
-        Self::of_host(host.as_str())
+        Self(Cow::Owned(format!("https://{host}")))
     }
 
     /// Of the resources whose host the cloud alone decides; `None` for SharePoint.
@@ -74,8 +76,8 @@ impl Audience {
         })
     }
 
-    fn of_host(host: &str) -> Self {
-        Self(format!("https://{host}"))
+    const fn fixed(url: &'static str) -> Self {
+        Self(Cow::Borrowed(url))
     }
 
     /// The API's base URL.

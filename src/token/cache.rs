@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use smallvec::SmallVec;
 use tokio::{
     runtime::Handle,
     sync::{Notify, watch},
@@ -83,7 +84,7 @@ pub(super) struct Tokens {
     /// When the credential was last seen to change.
     pub(super) changed_at: Option<Instant>,
     /// Few: an organization has four resources, and a host or two of SharePoint.
-    slots: Vec<(Resource, Slot)>,
+    slots: SmallVec<[(Resource, Slot); 2]>,
 }
 
 /// Where a token that is obtained elsewhere will land, if its organization stays as it is.

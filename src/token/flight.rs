@@ -155,10 +155,15 @@ impl Inner {
             }
             Err(failed) => failed,
         };
-        let failure = Failure::of(&error, slot.failure.take(), cloud, &self.outage);
+        let failure = Failure::of(
+            &error,
+            slot.failure.take().map(|before| *before),
+            cloud,
+            &self.outage,
+        );
         slot.failure = failure.map(|failure| match may_be_propagation(&error) && is_new {
-            true => failure.for_propagation(),
-            false => failure,
+            true => failure.for_propagation().into(),
+            false => failure.into(),
         });
         self.look_again(slot, key, Instant::now());
         // A slot that holds nothing is not kept: unknown organizations must not fill the memory.

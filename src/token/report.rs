@@ -70,11 +70,11 @@ impl TokenCache {
                 if let Some(wait) = slot.too_soon(now) {
                     return Verdict::TooSoon(wait);
                 }
-                slot.refusal = Some(Refusal {
+                slot.refusal = Some(Box::new(Refusal {
                     fingerprint: *fingerprint,
                     at: now,
                     claims,
-                });
+                }));
                 // What is under way may bring what the API does not want either.
                 slot.voids += 1;
                 slot.failure = None;

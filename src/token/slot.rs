@@ -10,19 +10,20 @@ use crate::entra::{Lane, Urgency, claims::ClaimsChallenge, outage::Outage};
 /// What a flight brings, shared by all who wait for it.
 pub(super) type Outcome = Result<Arc<Token>, Error>;
 
-/// What is known of one key.
+/// What is known of one key. What most keys never have is in boxes, so that it does not lie between
+/// what every call reads.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) token: Option<Arc<Token>>,
     pub(super) flight: Option<Flight>,
     /// Why there is no newer token.
-    pub(super) failure: Option<Failure>,
+    pub(super) failure: Option<Box<Failure>>,
     /// The last time that a caller asked.
     pub(super) asked_at: Instant,
     /// Raised by whatever makes the flight under way worthless for this key alone.
     pub(super) voids: u64,
     /// The last token that an API refused.
-    pub(super) refusal: Option<Refusal>,
+    pub(super) refusal: Option<Box<Refusal>>,
     /// When a token was last renewed in the hope that it has further roles.
     pub(super) renewed_for_roles_at: Option<Instant>,
 }
