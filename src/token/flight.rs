@@ -134,6 +134,13 @@ impl Inner {
         changed_at.is_some_and(|at| at.elapsed() < self.limits.propagation)
     }
 
+    /// Has the store forget what was refused.
+    pub(super) fn discard(self: &Arc<Self>, key: &TokenKey) {
+        let (inner, organization) = (self.clone(), key.organization);
+        let discarding = async move { inner.mint.discard(&organization).await };
+        self.flights.spawn_on(discarding, &self.runtime);
+    }
+
     fn land(
         &self,
         tokens: &mut Tokens,

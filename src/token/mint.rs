@@ -13,7 +13,7 @@ use crate::{
         self, Principal, TokenEndpoint, TokenRequest, Urgency, claims::ClaimsChallenge,
         cloud::Audience,
     },
-    organization::{Cloud, Organization, Resource, SharePointHost, State},
+    organization::{Cloud, Organization, OrganizationId, Resource, SharePointHost, State},
     vault::{Application, Vault},
 };
 
@@ -94,6 +94,14 @@ impl Mint {
         let kept = token.to_kept(self.clock);
         if let Err(error) = self.vault.keep_token(organization, resource, &kept).await {
             tracing::warn!(%organization, resource = resource.name(), %error, "a token is not kept for the next start");
+        }
+    }
+
+    /// Has the store forget what it keeps of an organization: a token that an API refused must not come
+    /// back with a restart. The others of the organization are asked for once more then.
+    pub(super) async fn discard(&self, organization: &OrganizationId) {
+        if let Err(error) = self.vault.forget_tokens(organization).await {
+            tracing::warn!(%organization, %error, "a refused token stays in the store");
         }
     }
 

@@ -75,6 +75,7 @@ impl TokenCache {
                     at: now,
                     claims,
                 }));
+                self.0.discard(key);
                 // What is under way may bring what the API does not want either.
                 slot.voids += 1;
                 slot.failure = None;

@@ -253,8 +253,12 @@ async fn a_restart_costs_no_request() {
     let _ = after
         .cache
         .report(&graph("contoso"), &second.fingerprint, refused);
-    after.entra.will(&[Answer::Text("another token")]);
-    let third = after.get("contoso").await.expect("a new token");
+    after.entra.will(&[Answer::Unreachable]);
+    let still = after.get("contoso").await.expect("the best there is");
+    assert_eq!(still.fingerprint, second.fingerprint);
+    let again = restarted(&after).await;
+    again.entra.will(&[Answer::Text("another token")]);
+    let third = again.get("contoso").await.expect("a new token");
     assert_ne!(second.fingerprint, third.fingerprint);
 }
 
