@@ -15,7 +15,7 @@ const ID_BYTES_MAX: usize = 63;
 ///
 /// It lies where it is used, not behind a pointer: whoever looks an organization up among a hundred
 /// thousand waits for memory once less.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OrganizationId {
     /// Zeros after its end, which are in no id.
     text: [u8; ID_BYTES_MAX],

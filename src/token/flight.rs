@@ -136,7 +136,7 @@ impl Inner {
 
     /// Has the store forget what was refused.
     pub(super) fn discard(self: &Arc<Self>, key: &TokenKey) {
-        let (inner, organization) = (self.clone(), key.organization);
+        let (inner, organization) = (self.clone(), key.organization.clone());
         let discarding = async move { inner.mint.discard(&organization).await };
         self.flights.spawn_on(discarding, &self.runtime);
     }
