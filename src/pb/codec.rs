@@ -39,7 +39,7 @@ where
     type Decoder = ProtobufDecoder<D>;
 
     fn encoder(&mut self) -> Self::Encoder {
-        ProstEncoder::default()
+        ProstEncoder::new(buffers())
     }
 
     fn decoder(&mut self) -> Self::Decoder {
@@ -57,8 +57,17 @@ impl<D: Message + Default> Decoder for ProtobufDecoder<D> {
     }
 
     fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::default()
+        buffers()
     }
+}
+
+/// tonic allocates a buffer for each call, of 8 KiB if nothing else is said, and a stream keeps it for
+/// hours. Messages that are longer have it grow.
+fn buffers() -> BufferSettings {
+    const BUFFER_BYTES: usize = 1024;
+    /// tonic's default: so much of a stream is sent at once.
+    const YIELD_BYTES: usize = 32 * 1024;
+    BufferSettings::new(BUFFER_BYTES, YIELD_BYTES)
 }
 
 fn undecodable<D>(error: &DecodeError) -> Status {
