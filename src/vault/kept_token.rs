@@ -11,10 +11,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{
-    Error, KEYS, TOKENS, Vault,
-    envelope::{Index, WrappedKey},
-};
+use super::{Error, TOKENS, Vault, envelope::Index};
 use crate::{
     organization::{ClientId, OrganizationId, Resource, State},
     secret::AccessToken,
@@ -195,14 +192,13 @@ impl Vault {
         if header.has_ended(now) {
             return Ok(None);
         }
-        let wrapped = self.store.get(&Key::new(KEYS, &slot.index)).await?;
-        let wrapped = wrapped.ok_or(Error::Corrupt("a token of no organization"))?;
-        let wrapped = WrappedKey::decode(&wrapped.value)?;
-        if wrapped.generation != header.generation {
+        // The organization itself must be there and whole: a token spares a request, not that.
+        let found = self.find(&slot.index).await?;
+        let found = found.ok_or(Error::Corrupt("a token of no organization"))?;
+        if found.generation != header.generation {
             return Ok(None);
         }
-        let key = self.unwrap_key(&slot.index, &wrapped).await?;
-        let token = stored::open(slot, &header, &key, sealed)?;
+        let token = stored::open(slot, &header, &found.key, sealed)?;
         Ok((token.issue_time <= now + SKEW).then_some(token))
     }
 
