@@ -57,7 +57,10 @@ impl Upstream {
         metrics.gauge(
             "entra_requests_under_way",
             "Requests to Entra under way",
-            move || load.load().under_way + load.load().slow,
+            move || {
+                let load = load.load();
+                load.under_way + load.slow
+            },
         );
         Ok(Self {
             entra: paced,

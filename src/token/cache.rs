@@ -100,8 +100,7 @@ enum Found {
 }
 
 impl TokenCache {
-    /// An empty cache, and the work of renewing them, which is to be run.
-    /// Flights run on the runtime that this is called on.
+    /// An empty cache, and the work of renewing its tokens, which is to be run. Flights run on the runtime that this is called on.
     #[must_use]
     pub fn new(
         mint: Mint,

@@ -16,6 +16,9 @@ use super::{TokenKey, cache::TokenCache};
 
 /// Lives in which nobody asked for a token, after which it is no longer renewed.
 const IDLE_LIVES: u32 = 2;
+/// When a token without any role should be renewed at the latest: an administrator may be about to
+/// consent, and what is granted shows in a new token only.
+pub(super) const ROLELESS: Duration = Duration::from_secs(300);
 /// How often it is somebody's turn to find out whether an outage is over.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a key without a token is retried without being asked.

@@ -156,3 +156,20 @@ async fn a_tenant_that_refuses_for_a_while_is_served_from_memory_and_recovers_by
     assert_ne!(first.fingerprint, next.fingerprint);
     assert_eq!(fixture.entra.calls(), 6, "four refusals in between");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_token_without_any_role_is_renewed_soon() {
+    let fixture = Fixture::new(10, &["contoso"]).await;
+    fixture.renew();
+    // {} and {"roles":["Mail.ReadWrite"]}
+    fixture.entra.will(&[
+        Answer::Text("e30.e30.sig"),
+        Answer::Text("e30.eyJyb2xlcyI6WyJNYWlsLlJlYWRXcml0ZSJdfQ.sig"),
+    ]);
+    let poor = fixture.get("contoso").await.expect("a token");
+    fixture.pass(Duration::from_secs(302)).await;
+    let rich = fixture.get("contoso").await.expect("a token");
+    assert_ne!(poor.fingerprint, rich.fingerprint);
+    fixture.pass(Duration::from_secs(600)).await;
+    assert_eq!(fixture.entra.calls(), 2, "that one has a role");
+}
