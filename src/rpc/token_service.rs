@@ -20,6 +20,7 @@ use crate::{
     audit::{Audit, Outcome, Record, TokenRecord},
     authz::{Action, Caller, Policy},
     clock::Clock,
+    entra::Lane,
     metrics::{Cache, Metrics},
     organization::{OrganizationId, Resource},
     pb::v1::{
@@ -146,6 +147,26 @@ impl TokenService {
         limit: Duration,
         asked: &mut Asked,
     ) -> Result<(Arc<Token>, Cache), Status> {
+        let (key, needed, lane) = self.understand(caller, &request, asked)?;
+        let mut token = pin!(self.tokens.token(&key, needed, lane));
+        // A hit is there at once, and needs no timer.
+        match poll_fn(|cx| Poll::Ready(token.as_mut().poll(cx))).await {
+            Poll::Ready(token) => Ok((token?, Cache::Hit)),
+            Poll::Pending => {
+                let token = within(limit, ErrorReason::IdpUnreachable, token).await??;
+                Ok((token, Cache::Miss))
+            }
+        }
+    }
+
+    /// Which token a request is about, how long it must live and how urgent it is, if the caller may
+    /// have it.
+    pub(super) fn understand(
+        &self,
+        caller: &Caller,
+        request: &GetTokenRequest,
+        asked: &mut Asked,
+    ) -> Result<(TokenKey, Duration, Lane), Status> {
         let mut fields = Fields::default();
         *asked = Asked::read(
             &mut fields,
@@ -161,15 +182,7 @@ impl TokenService {
             return Err(fields.into_status());
         };
         self.allow(caller, &key)?;
-        let mut token = pin!(self.tokens.token(&key, needed, lane));
-        // A hit is there at once, and needs no timer.
-        match poll_fn(|cx| Poll::Ready(token.as_mut().poll(cx))).await {
-            Poll::Ready(token) => Ok((token?, Cache::Hit)),
-            Poll::Pending => {
-                let token = within(limit, ErrorReason::IdpUnreachable, token).await??;
-                Ok((token, Cache::Miss))
-            }
-        }
+        Ok((key, needed, lane))
     }
 
     /// Whether the policy lets the caller have the token.

@@ -8,7 +8,6 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use super::{
-    fields::Fields,
     get_token::message,
     listener::Peer,
     peer_of, status,
@@ -17,7 +16,7 @@ use super::{
 use crate::{
     audit::Outcome,
     authz::Caller,
-    pb::v1::{WatchTokenRequest, WatchTokenResponse},
+    pb::v1::{GetTokenRequest, WatchTokenRequest, WatchTokenResponse},
     token::{Token, TokenKey, watch::Watch},
 };
 
@@ -80,21 +79,7 @@ impl TokenService {
         request: WatchTokenRequest,
         asked: &mut Asked,
     ) -> Result<Following, Status> {
-        let mut fields = Fields::default();
-        *asked = Asked::read(
-            &mut fields,
-            &request.organization_id,
-            request.resource,
-            &request.sharepoint_host,
-        );
-        let needed = fields.min_remaining(request.min_remaining, self.margin);
-        let lane = fields.lane(request.purpose);
-        let (Some(key), Some(needed), Some(lane), true) =
-            (asked.key(), needed, lane, fields.is_clean())
-        else {
-            return Err(fields.into_status());
-        };
-        self.allow(caller, &key)?;
+        let (key, needed, lane) = self.understand(caller, &request.into(), asked)?;
         let place = Arc::clone(&self.streams).try_acquire_owned();
         Ok(Following {
             service: self.clone(),
@@ -104,6 +89,19 @@ impl TokenService {
             key,
             _place: place.map_err(|_| status::too_many_streams())?,
         })
+    }
+}
+
+impl From<WatchTokenRequest> for GetTokenRequest {
+    /// A stream asks for its tokens as a call asks for one.
+    fn from(request: WatchTokenRequest) -> Self {
+        Self {
+            organization_id: request.organization_id,
+            resource: request.resource,
+            sharepoint_host: request.sharepoint_host,
+            min_remaining: request.min_remaining,
+            purpose: request.purpose,
+        }
     }
 }
 
