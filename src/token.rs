@@ -19,6 +19,7 @@
 //!   expired one never, whatever hangs; a valid one with too little left if Entra cannot be reached.
 //! - It is renewed when [`refresh`] says so: around what Entra advises, else around half of its life,
 //!   and served meanwhile. What nobody asked for in two lives is not renewed.
+//! - One without any role is told of in the log and renewed soon: consent shows in a new token only.
 //! - A failure (`failure.rs`) is remembered: who asks too early is answered from memory.
 //! - An API's refusal of a token is decided on once for all workers ([`report`]).
 //!
@@ -129,6 +130,11 @@ impl Token {
         jitter: f64,
     ) -> Self {
         let life = grant.expires_in;
+        let mut refresh = refresh::after(life, grant.refresh_in, jitter);
+        if roles::of(&grant.access_token).is_some_and(|roles| roles.is_empty()) {
+            tracing::warn!(organization = %organization.id, audience = audience.url(), "a token without any role: has an administrator consented?");
+            refresh = refresh.min(refresh::ROLELESS);
+        }
         Self {
             fingerprint: fingerprint(&grant.access_token),
             access_token: grant.access_token,
@@ -139,7 +145,7 @@ impl Token {
                 .as_ref()
                 .map_or(0, |info| info.version),
             issued_at: asked_at,
-            refresh_at: asked_at + refresh::after(life, grant.refresh_in, jitter),
+            refresh_at: asked_at + refresh,
             expires_at: asked_at + life,
         }
     }

@@ -7,7 +7,7 @@ use kodo_broker::{
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
-use crate::support::{CONTOSO, Fixture, SECRET, Tokens, assert_refused, claims, request, token};
+use crate::support::{CONTOSO, Fixture, Tokens, assert_refused, claims, request, token};
 
 async fn report(
     worker: &Tokens,
@@ -16,17 +16,9 @@ async fn report(
     Ok(worker.clone().report_token(request).await?.into_inner())
 }
 
-async fn fixture() -> Fixture {
-    let fixture = Fixture::start().await;
-    fixture
-        .register("contoso", CONTOSO, request::secret(SECRET))
-        .await;
-    fixture
-}
-
 #[tokio::test]
 async fn a_thousand_reports_of_one_token_cost_one_request() {
-    let fixture = fixture().await;
+    let fixture = Fixture::with_contoso().await;
     let worker = fixture.worker();
     let first = token(&worker, "contoso", Resource::Graph)
         .await
@@ -65,7 +57,7 @@ async fn a_thousand_reports_of_one_token_cost_one_request() {
 
 #[tokio::test]
 async fn a_403_tells_the_roles_that_the_token_lacks() {
-    let fixture = fixture().await;
+    let fixture = Fixture::with_contoso().await;
     let worker = fixture.worker();
     let whole = token(&worker, "contoso", Resource::Graph)
         .await
@@ -93,7 +85,7 @@ async fn a_403_tells_the_roles_that_the_token_lacks() {
 
 #[tokio::test]
 async fn reports_are_for_those_who_may_have_the_token() {
-    let fixture = fixture().await;
+    let fixture = Fixture::with_contoso().await;
     let held = token(&fixture.worker(), "contoso", Resource::Graph)
         .await
         .expect("a token");

@@ -14,18 +14,9 @@ use crate::support::{
     CONTOSO, Fixture, SECOND_SECRET, SECRET, Setup, WRONG_SECRET, assert_refused, request, token,
 };
 
-/// A fixture with the organization `contoso`, registered by secret.
-async fn registered() -> Fixture {
-    let fixture = Fixture::start().await;
-    fixture
-        .register("contoso", CONTOSO, request::secret(SECRET))
-        .await;
-    fixture
-}
-
 #[tokio::test]
 async fn a_rejected_rotation_changes_nothing() {
-    let fixture = registered().await;
+    let fixture = Fixture::with_contoso().await;
     let worker = fixture.worker();
     let before = fixture.organization("contoso").await;
     let held = token(&worker, "contoso", Resource::Exchange)
@@ -56,7 +47,7 @@ async fn a_rejected_rotation_changes_nothing() {
 
 #[tokio::test]
 async fn an_accepted_rotation_raises_version_and_revision() {
-    let fixture = registered().await;
+    let fixture = Fixture::with_contoso().await;
     let before = fixture.organization("contoso").await;
     let rotation = request::rotate("contoso", 1, request::secret(SECOND_SECRET));
     let response = fixture
@@ -78,7 +69,7 @@ async fn an_accepted_rotation_raises_version_and_revision() {
 
 #[tokio::test]
 async fn tokens_of_the_old_version_stay_served() {
-    let fixture = registered().await;
+    let fixture = Fixture::with_contoso().await;
     let worker = fixture.worker();
     let old = token(&worker, "contoso", Resource::Exchange)
         .await
@@ -143,7 +134,7 @@ async fn tokens_of_a_leaked_credential_are_handed_out_no_more() {
 
 #[tokio::test]
 async fn a_rejected_rotation_forgets_nothing() {
-    let fixture = registered().await;
+    let fixture = Fixture::with_contoso().await;
     let worker = fixture.worker();
     let held = token(&worker, "contoso", Resource::Exchange).await;
     let mut rotation = forgetting_rotation();
@@ -161,7 +152,7 @@ async fn a_rejected_rotation_forgets_nothing() {
 
 #[tokio::test]
 async fn a_flight_under_way_brings_no_token_of_a_leaked_credential() {
-    let fixture = registered().await;
+    let fixture = Fixture::with_contoso().await;
     let worker = fixture.worker();
     let held = fixture.hold(CONTOSO);
     let asking = token(&worker, "contoso", Resource::Exchange);
@@ -182,7 +173,7 @@ async fn a_flight_under_way_brings_no_token_of_a_leaked_credential() {
 
 #[tokio::test]
 async fn whether_to_forget_belongs_to_the_request() {
-    let fixture = registered().await;
+    let fixture = Fixture::with_contoso().await;
     let worker = fixture.worker();
     let mut admin = fixture.admin();
     let rotation = forgetting_rotation();
@@ -200,7 +191,7 @@ async fn whether_to_forget_belongs_to_the_request() {
 
 #[tokio::test]
 async fn a_flight_under_way_ends_with_the_new_version() {
-    let fixture = registered().await;
+    let fixture = Fixture::with_contoso().await;
     let worker = fixture.worker();
     let held = fixture.hold(CONTOSO);
     let asking = token(&worker, "contoso", Resource::Exchange);
@@ -220,7 +211,7 @@ async fn a_flight_under_way_ends_with_the_new_version() {
 
 #[tokio::test]
 async fn a_stale_revision_is_told_the_current_one() {
-    let fixture = registered().await;
+    let fixture = Fixture::with_contoso().await;
     let mut admin = fixture.admin();
     let rotation = request::rotate("contoso", 1, request::secret(SECOND_SECRET));
     admin.rotate_credential(rotation).await.expect("rotates");
@@ -246,7 +237,7 @@ async fn a_stale_revision_is_told_the_current_one() {
 
 #[tokio::test]
 async fn of_two_rotations_at_once_one_is_done() {
-    let fixture = registered().await;
+    let fixture = Fixture::with_contoso().await;
     let held = fixture.hold(CONTOSO);
     let (mut one, mut other) = (fixture.admin(), fixture.admin());
     let (one, other, ()) = tokio::join!(
@@ -344,7 +335,7 @@ async fn a_late_repetition_undoes_nothing_and_tells_how_it_is_by_now() {
 
 #[tokio::test]
 async fn a_request_repeated_a_thousand_times_is_done_once() {
-    let fixture = registered().await;
+    let fixture = Fixture::with_contoso().await;
     let mut admin = fixture.admin();
     let rotation = request::rotate("contoso", 1, request::secret(SECOND_SECRET));
     let first = admin
@@ -385,7 +376,7 @@ async fn a_registration_repeated_is_done_once() {
 
 #[tokio::test]
 async fn a_request_id_is_not_taken_for_different_content() {
-    let fixture = registered().await;
+    let fixture = Fixture::with_contoso().await;
     let mut admin = fixture.admin();
     let rotation = request::rotate("contoso", 1, request::secret(SECOND_SECRET));
     admin

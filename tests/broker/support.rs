@@ -86,6 +86,15 @@ impl Fixture {
         Setup::new().start().await
     }
 
+    /// With the organization `contoso`, registered by secret.
+    pub(crate) async fn with_contoso() -> Self {
+        let fixture = Self::start().await;
+        fixture
+            .register("contoso", CONTOSO, request::secret(SECRET))
+            .await;
+        fixture
+    }
+
     /// An application of a tenant of its own: as [`CONTOSO`], but for its ids.
     pub(crate) fn add_tenant(&self, name: &str) -> Application {
         let application = Application {

@@ -21,17 +21,9 @@ async fn next(stream: &mut Stream) -> Result<GetTokenResponse, Status> {
     Ok(token.expect("always set"))
 }
 
-async fn fixture() -> Fixture {
-    let fixture = Fixture::start().await;
-    fixture
-        .register("contoso", CONTOSO, request::secret(SECRET))
-        .await;
-    fixture
-}
-
 #[tokio::test]
 async fn the_current_token_comes_at_once_and_the_next_when_it_was_reported() {
-    let fixture = fixture().await;
+    let fixture = Fixture::with_contoso().await;
     let worker = fixture.worker();
     let mut stream = watch(&worker, "contoso").await.expect("a stream");
     let first = next(&mut stream).await.expect("a token");
@@ -49,7 +41,7 @@ async fn the_current_token_comes_at_once_and_the_next_when_it_was_reported() {
 
 #[tokio::test]
 async fn a_stream_ends_with_the_reason_when_the_organization_is_revoked() {
-    let fixture = fixture().await;
+    let fixture = Fixture::with_contoso().await;
     let mut stream = watch(&fixture.worker(), "contoso").await.expect("a stream");
     next(&mut stream).await.expect("a token");
     let revocation = request::revoke("contoso", 1);
@@ -61,7 +53,7 @@ async fn a_stream_ends_with_the_reason_when_the_organization_is_revoked() {
 
 #[tokio::test]
 async fn a_leaked_credential_is_followed_by_a_token_of_the_next() {
-    let fixture = fixture().await;
+    let fixture = Fixture::with_contoso().await;
     let mut stream = watch(&fixture.worker(), "contoso").await.expect("a stream");
     next(&mut stream).await.expect("a token");
     let mut rotation = request::rotate("contoso", 1, request::secret(SECOND_SECRET));
@@ -77,7 +69,7 @@ async fn a_leaked_credential_is_followed_by_a_token_of_the_next() {
 
 #[tokio::test]
 async fn a_stream_that_cannot_begin_says_why() {
-    let fixture = fixture().await;
+    let fixture = Fixture::with_contoso().await;
     for (caller, id, code, reason) in [
         (
             "worker",
@@ -110,7 +102,7 @@ async fn a_stream_that_cannot_begin_says_why() {
 
 #[tokio::test]
 async fn streams_end_when_the_broker_stops_and_it_does_not_wait_for_them() {
-    let mut fixture = fixture().await;
+    let mut fixture = Fixture::with_contoso().await;
     let worker = fixture.worker();
     let mut streams = Vec::new();
     for _ in 0..100 {

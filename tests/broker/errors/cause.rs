@@ -27,16 +27,8 @@ pub(super) async fn refusal(fixture: &Fixture, resource: Resource) -> Status {
     refused.expect_err("the call is refused")
 }
 
-async fn with_contoso() -> Fixture {
-    let fixture = Fixture::start().await;
-    fixture
-        .register("contoso", CONTOSO, request::secret(SECRET))
-        .await;
-    fixture
-}
-
 pub(super) async fn with_secret(resource: Resource) -> Status {
-    refusal(&with_contoso().await, resource).await
+    refusal(&Fixture::with_contoso().await, resource).await
 }
 
 pub(super) async fn without_identity() -> Status {
@@ -72,7 +64,7 @@ pub(super) async fn with_a_grant_for_graph_only() -> Status {
 
 pub(super) async fn register_twice() -> Status {
     let request = request::register("contoso", CONTOSO, request::secret(SECRET));
-    let fixture = with_contoso().await;
+    let fixture = Fixture::with_contoso().await;
     fixture
         .admin()
         .register_organization(request)
@@ -81,7 +73,7 @@ pub(super) async fn register_twice() -> Status {
 }
 
 pub(super) async fn after_revocation() -> Status {
-    let fixture = with_contoso().await;
+    let fixture = Fixture::with_contoso().await;
     let revocation = request::revoke("contoso", 1);
     fixture
         .admin()
@@ -93,7 +85,7 @@ pub(super) async fn after_revocation() -> Status {
 
 pub(super) async fn rotate_from(revision: u64) -> Status {
     let rotation = request::rotate("contoso", revision, request::secret(SECOND_SECRET));
-    let fixture = with_contoso().await;
+    let fixture = Fixture::with_contoso().await;
     fixture
         .admin()
         .rotate_credential(rotation)
@@ -102,7 +94,7 @@ pub(super) async fn rotate_from(revision: u64) -> Status {
 }
 
 pub(super) async fn reuse_request_id() -> Status {
-    let fixture = with_contoso().await;
+    let fixture = Fixture::with_contoso().await;
     let rotation = request::rotate("contoso", 1, request::secret(SECOND_SECRET));
     fixture
         .admin()
@@ -130,7 +122,7 @@ pub(super) async fn register_with(secret: &str) -> Status {
 
 /// Asks for a token, and Entra answers so.
 pub(super) async fn answered(fault: Fault) -> Status {
-    let fixture = with_contoso().await;
+    let fixture = Fixture::with_contoso().await;
     fixture
         .simulator
         .script(CONTOSO.tenant, Endpoint::Token, fault);
@@ -197,7 +189,7 @@ pub(super) async fn with_a_full_audit_device() -> Status {
 /// A flight whose organization changes whenever it is about to land. Its caller is told to try
 /// another broker, as if this one were stopping.
 pub(super) async fn changed_again_and_again() -> Status {
-    let fixture = with_contoso().await;
+    let fixture = Fixture::with_contoso().await;
     let worker = fixture.worker();
     let mut held = fixture.hold(CONTOSO);
     let changing = async {
