@@ -34,6 +34,7 @@ use crate::{
         listener::Acceptor,
         metrics_endpoint,
         organization_service::OrganizationService,
+        records::Records,
         token_service::TokenService,
     },
     store, telemetry, tls, vault,
@@ -127,13 +128,15 @@ impl Broker {
         let counted = engine.tokens.clone();
         metrics.gauge("tokens", "Tokens in memory", move || counted.len());
 
+        let records = Arc::new(Records::new(audit.clone(), clock));
+        tasks.spawn(records.clone().run(end.clone()));
         let limits = &config.server.limits;
         let services = Services {
             tokens: TokenService {
                 policy: policy.clone(),
                 tokens: engine.tokens.clone(),
                 clock,
-                audit: audit.clone(),
+                records: records.clone(),
                 metrics: metrics.clone(),
                 margin: config.tokens.margin(),
                 streams: Arc::new(Semaphore::new(config.tokens.streams_max())),

@@ -135,9 +135,7 @@ impl Audit {
         let Some(log) = &self.0 else {
             return Ok(Place::default());
         };
-        if log.failing.load(Ordering::Acquire) {
-            log.write().map_err(|_| Unavailable)?;
-        }
+        self.check()?;
         // Outside the lock. Most lines are of 400 bytes.
         let mut line = Vec::with_capacity(512);
         // Only a type that cannot be JSON fails, or one that refuses by itself; there is none in it.
@@ -148,6 +146,20 @@ impl Audit {
         }
         log.write().map_err(|_| Unavailable)?;
         log.append(&line).ok_or(Unavailable)
+    }
+
+    /// Whether what happens can be recorded: asked where that may be put off. While the log cannot be
+    /// written, each call tries again.
+    ///
+    /// # Errors
+    /// [`Unavailable`] while it cannot be.
+    pub fn check(&self) -> Result<(), Unavailable> {
+        match &self.0 {
+            Some(log) if log.failing.load(Ordering::Acquire) => {
+                log.write().map_err(|_| Unavailable)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Has the log written up to a place, if it is not yet.

@@ -6,6 +6,7 @@
 
 use std::{collections::HashMap, path::Path, sync::Arc};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use serde::Deserialize;
 use spiffe::{SpiffeId, TrustDomain};
 
@@ -60,6 +61,8 @@ pub struct Policy {
 pub struct Caller {
     id: SpiffeId,
     name: String,
+    /// Of the name.
+    digest: [u8; 16],
     /// Whose the grants are.
     policy: Arc<Policy>,
     grants: Vec<Arc<Grant>>,
@@ -295,8 +298,11 @@ impl Caller {
     #[must_use]
     pub fn new(id: SpiffeId, policy: Arc<Policy>) -> Self {
         let grants = policy.shared_grants(&id).cloned().collect();
+        let name = id.to_string();
+        let digest = digest(&SHA256, name.as_bytes());
         Self {
-            name: id.to_string(),
+            digest: *digest.as_ref().first_chunk().expect("SHA-256 has 32 bytes"),
+            name,
             id,
             policy,
             grants,
@@ -307,6 +313,12 @@ impl Caller {
     #[must_use]
     pub fn id(&self) -> &SpiffeId {
         &self.id
+    }
+
+    /// Stands for the SPIFFE ID where its text takes too much room: of two callers it is never the same.
+    #[must_use]
+    pub fn digest(&self) -> &[u8; 16] {
+        &self.digest
     }
 
     /// The SPIFFE ID as text.

@@ -30,6 +30,7 @@ pub mod metrics_endpoint;
 mod organization_message;
 pub mod organization_service;
 pub mod peer;
+pub mod records;
 mod report;
 mod status;
 pub mod token_service;

@@ -48,6 +48,7 @@ use crate::{
 pub mod cache;
 mod failure;
 mod flight;
+pub mod holders;
 mod kept;
 pub mod mint;
 pub mod refresh;
@@ -55,6 +56,8 @@ pub mod report;
 pub mod roles;
 mod slot;
 pub mod watch;
+
+use holders::Holders;
 
 /// What a token is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -84,6 +87,8 @@ pub struct Token {
     pub refresh_at: Instant,
     /// When it ends.
     pub expires_at: Instant,
+    /// Who was given it.
+    pub holders: Holders,
 }
 
 /// Why there is no token. Shared by all who wait for it.
@@ -147,6 +152,7 @@ impl Token {
             issued_at: asked_at,
             refresh_at: asked_at + refresh,
             expires_at: asked_at + life,
+            holders: Holders::default(),
         }
     }
 

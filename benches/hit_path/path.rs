@@ -18,7 +18,7 @@ use kodo_broker::{
     pb::v1::{
         GetTokenRequest, GetTokenResponse, Resource, token_service_server::TokenServiceServer,
     },
-    rpc::{listener::Peer, token_service::TokenService},
+    rpc::{listener::Peer, records::Records, token_service::TokenService},
     secret::{AccessToken, ClientSecret, SymmetricKey},
     store::memory::MemoryStore,
     token::{
@@ -164,7 +164,7 @@ async fn service(policy: Arc<Policy>) -> Result<TokenServiceServer<TokenService>
         clock,
         // What a record costs is a matter of the disk, too, and of digests, of which valgrind counts
         // more than a processor does.
-        audit: Audit::off(),
+        records: Arc::new(Records::new(Audit::off(), clock)),
         metrics: Arc::new(Metrics::new()),
         margin: Duration::from_secs(300),
         call_timeout: Duration::from_secs(60),

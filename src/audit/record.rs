@@ -28,6 +28,9 @@ pub struct Record<'a> {
     pub sharepoint_host: Option<&'a str>,
     /// What came of it.
     pub outcome: Outcome,
+    /// How often the same was done again since the last record of it: this one stands for so many calls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub again: Option<u32>,
     /// The token that was handed out.
     #[serde(flatten)]
     pub token: Option<TokenRecord<'a>>,

@@ -152,6 +152,7 @@ impl OrganizationService {
             outcome: refused.map_or(Outcome::Done, |status| {
                 Outcome::Refused(status::reason(status))
             }),
+            again: None,
             token: None,
         };
         peer.answers_after(self.audit.record(&record)?);

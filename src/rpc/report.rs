@@ -2,11 +2,7 @@
 
 use tonic::{Request, Response, Status};
 
-use super::{
-    fields::Fields,
-    peer_of, status,
-    token_service::{Asked, TokenService},
-};
+use super::{fields::Fields, peer_of, records::Asked, status, token_service::TokenService};
 use crate::{
     audit::Outcome,
     authz::Caller,
@@ -29,7 +25,9 @@ impl TokenService {
             Ok(caller) => {
                 let judged = self.decide(caller, &request.into_inner(), &mut asked);
                 let outcome = judged.as_ref().map(|_| None);
-                self.record(&peer, caller, REPORT_TOKEN, &asked, outcome)
+                self.records
+                    .record(&peer, caller, REPORT_TOKEN, &asked, outcome)
+                    .map_err(Status::from)
                     .and(judged)
             }
             Err(unidentified) => Err(unidentified.into()),

@@ -13,16 +13,21 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{
-    deny, fields::Fields, get_token::message, listener::Peer, peer_of, status, watch::TokenStream,
+    deny,
+    fields::Fields,
+    get_token::message,
+    listener::Peer,
+    peer_of,
+    records::{Asked, Records},
+    status,
+    watch::TokenStream,
     within,
 };
 use crate::{
-    audit::{Audit, Outcome, Record, TokenRecord},
     authz::{Action, Caller, Policy},
     clock::Clock,
     entra::Lane,
     metrics::{Cache, Metrics},
-    organization::{OrganizationId, Resource},
     pb::v1::{
         ErrorReason, GetTokenRequest, GetTokenResponse, ReportTokenRequest, ReportTokenResponse,
         WatchTokenRequest, token_service_server,
@@ -43,7 +48,7 @@ pub struct TokenService {
     /// Tells when they end.
     pub clock: Clock,
     /// Where hand-outs are recorded.
-    pub audit: Audit,
+    pub records: Arc<Records>,
     /// Where they are counted.
     pub metrics: Arc<Metrics>,
     /// Least life of a token where the caller asks for none.
@@ -54,34 +59,6 @@ pub struct TokenService {
     pub streams: Arc<Semaphore>,
     /// Ends the streams.
     pub stop: CancellationToken,
-}
-
-/// What is known of a request for the record, however far it was understood.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Asked {
-    pub(super) organization: Option<OrganizationId>,
-    pub(super) resource: Option<Resource>,
-}
-
-impl Asked {
-    pub(super) fn read(
-        fields: &mut Fields,
-        organization_id: &str,
-        resource: i32,
-        sharepoint_host: &str,
-    ) -> Self {
-        Self {
-            organization: fields.organization_id(organization_id),
-            resource: fields.resource(resource, sharepoint_host),
-        }
-    }
-
-    pub(super) fn key(&self) -> Option<TokenKey> {
-        Some(TokenKey {
-            organization: self.organization.clone()?,
-            resource: self.resource.clone()?,
-        })
-    }
 }
 
 #[async_trait]
@@ -127,9 +104,12 @@ impl TokenService {
         let found = match peer.caller() {
             Ok(caller) => {
                 let found = self.find(caller, request, limit, &mut asked).await;
-                let token = found.as_ref().map(|(token, _)| Some(token.as_ref()));
-                let recorded = self.record(peer, caller, GET_TOKEN, &asked, token);
-                recorded.and(found)
+                let (records, rpc) = (&self.records, GET_TOKEN);
+                let recorded = match &found {
+                    Ok((token, _)) => records.record_hand_out(peer, caller, rpc, &asked, token),
+                    Err(status) => records.record(peer, caller, rpc, &asked, Err(status)),
+                };
+                recorded.map_err(Status::from).and(found)
             }
             Err(unidentified) => Err(unidentified.into()),
         };
@@ -190,45 +170,5 @@ impl TokenService {
         let (organization, resource) = (&key.organization, &key.resource);
         let allowed = self.policy.check_token_of(caller, organization, resource);
         allowed.map_err(|denied| deny(caller.id(), Action::GetToken, Some(organization), denied))
-    }
-
-    /// Records a hand-out, a refusal or, without a token, another thing done, so that it is written
-    /// before anything more is sent to the peer.
-    ///
-    /// # Errors
-    /// If it cannot be: then nothing may be handed out.
-    pub(super) fn record(
-        &self,
-        peer: &Peer,
-        caller: &Caller,
-        rpc: &'static str,
-        asked: &Asked,
-        outcome: Result<Option<&Token>, &Status>,
-    ) -> Result<(), Status> {
-        let record = Record {
-            time: self.clock.now(),
-            rpc,
-            caller: caller.name(),
-            organization: asked
-                .organization
-                .as_ref()
-                .map_or("", OrganizationId::as_str),
-            resource: asked.resource.as_ref().map(Resource::name),
-            sharepoint_host: match &asked.resource {
-                Some(Resource::SharePoint(host)) => host.as_deref(),
-                _ => None,
-            },
-            outcome: match outcome {
-                Ok(_) => Outcome::Done,
-                Err(status) => Outcome::Refused(status::reason(status)),
-            },
-            token: outcome.ok().flatten().map(|token| TokenRecord {
-                fingerprint: &token.fingerprint,
-                credential_version: token.credential_version,
-                expire_time: self.clock.wall(token.expires_at),
-            }),
-        };
-        peer.answers_after(self.audit.record(&record)?);
-        Ok(())
     }
 }

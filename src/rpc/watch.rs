@@ -8,10 +8,8 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use super::{
-    get_token::message,
-    listener::Peer,
-    peer_of, status,
-    token_service::{Asked, TokenService},
+    get_token::message, listener::Peer, peer_of, records::Asked, status,
+    token_service::TokenService,
 };
 use crate::{
     audit::Outcome,
@@ -52,9 +50,12 @@ impl TokenService {
                 match begun {
                     // Each token has a record of its own.
                     Ok(begun) => Ok(begun),
-                    Err(refused) => self
-                        .record(&peer, caller, WATCH_TOKEN, &asked, Err(&refused))
-                        .and(Err(refused)),
+                    Err(refused) => {
+                        let outcome = Err(&refused);
+                        let records = &self.records;
+                        records.record(&peer, caller, WATCH_TOKEN, &asked, outcome)?;
+                        Err(refused)
+                    }
                 }
             }
             Err(unidentified) => Err(unidentified.into()),
@@ -112,7 +113,8 @@ impl Following {
         let service = &self.service;
         let caller = self.peer.caller()?;
         let outcome = token.as_ref().map(|token| Some(token.as_ref()));
-        service.record(&self.peer, caller, WATCH_TOKEN, &self.asked, outcome)?;
+        let records = &service.records;
+        records.record(&self.peer, caller, WATCH_TOKEN, &self.asked, outcome)?;
         let counted = token
             .as_ref()
             .map_or_else(status::reason, |_| Outcome::Done.as_str());

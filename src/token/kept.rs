@@ -3,7 +3,7 @@
 
 use tokio::time::Instant;
 
-use super::Token;
+use super::{Token, holders::Holders};
 use crate::{clock::Clock, entra::cloud::Audience, secret::AccessToken, vault::KeptToken};
 
 impl Token {
@@ -40,6 +40,7 @@ impl Token {
             issued_at: instant(kept.issue_time)?,
             refresh_at: instant(kept.refresh_time)?,
             expires_at: instant(kept.expire_time)?,
+            holders: Holders::default(),
             access_token: kept.access_token,
         };
         (!token.has_expired(now)).then_some(token)
@@ -67,6 +68,7 @@ mod tests {
             issued_at: now,
             refresh_at: now + life / 2,
             expires_at: now + life,
+            holders: Holders::default(),
         }
     }
 

@@ -1,0 +1,245 @@
+//! What the audit log is told of callers.
+//!
+//! The first time that a caller is given a token has a record of its own, which is written before the
+//! token leaves. When the same caller is given the same token again, as most warm calls are, that adds
+//! nothing about who has what: it is counted, and told in one record a while later. So a warm call
+//! writes no file. A broker that is killed loses those counts of the last moments, and nothing else.
+
+use std::{
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    task::yield_now,
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::{fields::Fields, listener::Peer, status};
+use crate::{
+    audit::{Audit, Outcome, Place, Record, TokenRecord, Unavailable},
+    authz::Caller,
+    clock::Clock,
+    organization::{OrganizationId, Resource},
+    token::{Token, TokenKey},
+};
+
+/// How long a repeated hand-out may go untold.
+pub const INTERVAL: Duration = Duration::from_secs(60);
+/// Pairs of token and caller with something to tell, at most; beyond, every hand-out has its own record.
+const REPEATED_MAX: usize = 262_144;
+
+/// How many are told of in one write.
+const AT_ONCE: usize = 512;
+
+/// Tells the audit log.
+#[derive(Debug)]
+pub struct Records {
+    audit: Audit,
+    clock: Clock,
+    /// What was handed out again since that was last told.
+    repeated: Mutex<Vec<Repeated>>,
+}
+
+/// A token that a caller was given again.
+#[derive(Debug)]
+struct Repeated {
+    rpc: &'static str,
+    peer: Peer,
+    asked: Asked,
+    token: Arc<Token>,
+}
+
+/// What is known of a request for the record, however far it was understood.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Asked {
+    pub(super) organization: Option<OrganizationId>,
+    pub(super) resource: Option<Resource>,
+}
+
+impl Asked {
+    pub(super) fn read(
+        fields: &mut Fields,
+        organization_id: &str,
+        resource: i32,
+        sharepoint_host: &str,
+    ) -> Self {
+        Self {
+            organization: fields.organization_id(organization_id),
+            resource: fields.resource(resource, sharepoint_host),
+        }
+    }
+
+    pub(super) fn key(&self) -> Option<TokenKey> {
+        Some(TokenKey {
+            organization: self.organization.clone()?,
+            resource: self.resource.clone()?,
+        })
+    }
+}
+
+impl Records {
+    /// Records into a log, with the times of a clock.
+    #[must_use]
+    pub fn new(audit: Audit, clock: Clock) -> Self {
+        Self {
+            audit,
+            clock,
+            repeated: Mutex::default(),
+        }
+    }
+
+    /// Records a hand-out, a refusal or, without a token, another thing done, so that it is written
+    /// before anything more is sent to the peer.
+    ///
+    /// # Errors
+    /// If it cannot be: then nothing may be handed out.
+    pub(super) fn record(
+        &self,
+        peer: &Peer,
+        caller: &Caller,
+        rpc: &'static str,
+        asked: &Asked,
+        outcome: Result<Option<&Token>, &Status>,
+    ) -> Result<Place, Unavailable> {
+        let refusal = outcome.err().map(status::reason);
+        let token = outcome.ok().flatten();
+        let record = self.line(caller, rpc, asked, refusal, token);
+        let place = self.audit.record(&record)?;
+        peer.answers_after(place);
+        Ok(place)
+    }
+
+    /// As [`Self::record`], for a token that a caller may be given again and again.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn record_hand_out(
+        &self,
+        peer: &Peer,
+        caller: &Caller,
+        rpc: &'static str,
+        asked: &Asked,
+        token: &Arc<Token>,
+    ) -> Result<Place, Unavailable> {
+        if let Some(again) = token.holders.again(caller.digest()) {
+            self.audit.check()?;
+            let told = !again.is_news || self.note(rpc, peer, asked, token);
+            if told {
+                let place = Place::new(again.recorded);
+                peer.answers_after(place);
+                return Ok(place);
+            }
+            token.holders.take(caller.digest());
+        }
+        let place = self.record(peer, caller, rpc, asked, Ok(Some(token)))?;
+        token.holders.add(*caller.digest(), place.get());
+        Ok(place)
+    }
+
+    /// Tells of repeated hand-outs now and then, and at the end.
+    pub async fn run(self: Arc<Self>, end: CancellationToken) {
+        let mut ticks = interval(INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while end.run_until_cancelled(ticks.tick()).await.is_some() {
+            self.tell().await;
+        }
+        self.tell().await;
+    }
+
+    /// Remembers to tell of a token's next hand-outs, if there is room.
+    fn note(&self, rpc: &'static str, peer: &Peer, asked: &Asked, token: &Arc<Token>) -> bool {
+        let mut repeated = self.lock();
+        let room = repeated.len() < REPEATED_MAX;
+        if room {
+            repeated.push(Repeated {
+                rpc,
+                peer: peer.clone(),
+                asked: asked.clone(),
+                token: token.clone(),
+            });
+        }
+        room
+    }
+
+    async fn tell(&self) {
+        // What is not told now is told next time.
+        let mut repeated = mem::take(&mut *self.lock());
+        while !repeated.is_empty() && self.audit.check().is_ok() {
+            let mut last = Place::default();
+            for repeated in repeated.drain(repeated.len().saturating_sub(AT_ONCE)..) {
+                match self.tell_of(&repeated) {
+                    Ok(place) => last = place,
+                    Err(Unavailable) => self.lock().push(repeated),
+                }
+            }
+            if let Err(error) = self.audit.written_up_to(last) {
+                tracing::warn!(%error, "repeated hand-outs are not in the audit log yet");
+            }
+            yield_now().await;
+        }
+        self.lock().append(&mut repeated);
+    }
+
+    fn tell_of(&self, repeated: &Repeated) -> Result<Place, Unavailable> {
+        let Repeated {
+            rpc,
+            peer,
+            asked,
+            token,
+        } = repeated;
+        let Ok(caller) = peer.caller() else {
+            return Ok(Place::default());
+        };
+        let count = token.holders.take(caller.digest());
+        if count == 0 {
+            return Ok(Place::default());
+        }
+        let mut record = self.line(caller, rpc, asked, None, Some(token));
+        record.again = Some(count);
+        let told = self.audit.record(&record);
+        if told.is_err() {
+            token.holders.put_back(caller.digest(), count);
+        }
+        told
+    }
+
+    fn line<'a>(
+        &self,
+        caller: &'a Caller,
+        rpc: &'a str,
+        asked: &'a Asked,
+        refusal: Option<&'static str>,
+        token: Option<&'a Token>,
+    ) -> Record<'a> {
+        Record {
+            time: self.clock.now(),
+            rpc,
+            caller: caller.name(),
+            organization: asked
+                .organization
+                .as_ref()
+                .map_or("", OrganizationId::as_str),
+            resource: asked.resource.as_ref().map(Resource::name),
+            sharepoint_host: match &asked.resource {
+                Some(Resource::SharePoint(host)) => host.as_deref(),
+                _ => None,
+            },
+            outcome: refusal.map_or(Outcome::Done, Outcome::Refused),
+            again: None,
+            token: token.map(|token| TokenRecord {
+                fingerprint: &token.fingerprint,
+                credential_version: token.credential_version,
+                expire_time: self.clock.wall(token.expires_at),
+            }),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Repeated>> {
+        // Nothing that can panic happens under the lock.
+        self.repeated.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
