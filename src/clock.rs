@@ -42,10 +42,19 @@ impl Clock {
     /// The wall-clock time of an instant, in whole milliseconds.
     #[must_use]
     pub fn wall(&self, instant: Instant) -> SystemTime {
-        let now = Instant::now();
-        truncated(match instant.checked_duration_since(now) {
-            Some(ahead) => self.now() + ahead,
-            None => self.now() - now.duration_since(instant),
+        let [wall] = self.walls([instant]);
+        wall
+    }
+
+    /// The same of several instants, for little more than of one.
+    #[must_use]
+    pub fn walls<const N: usize>(&self, instants: [Instant; N]) -> [SystemTime; N] {
+        let (now, wall) = (Instant::now(), self.now());
+        instants.map(|instant| {
+            truncated(match instant.checked_duration_since(now) {
+                Some(ahead) => wall + ahead,
+                None => wall - now.duration_since(instant),
+            })
         })
     }
 

@@ -82,8 +82,9 @@ pub(super) fn encoded(token: &Token, clock: Clock) -> Bytes {
     to.put_bytes(0, PREFIX_BYTES);
     put_text(&mut to, 1, access_token);
     put_text(&mut to, 2, TOKEN_TYPE);
-    encoding::message::encode(3, &Timestamp::from(clock.wall(token.expires_at)), &mut to);
-    encoding::message::encode(4, &Timestamp::from(clock.wall(token.refresh_at)), &mut to);
+    let [expire_time, refresh_time] = clock.walls([token.expires_at, token.refresh_at]);
+    encoding::message::encode(3, &Timestamp::from(expire_time), &mut to);
+    encoding::message::encode(4, &Timestamp::from(refresh_time), &mut to);
     put_text(&mut to, 5, token.audience.url());
     put_text(&mut to, 6, &token.client_id.to_string());
     if token.credential_version != 0 {
