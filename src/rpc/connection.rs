@@ -66,8 +66,6 @@ impl Door {
         let mut http2 = http2::Builder::new(InTurn);
         http2
             .timer(TokioTimer::new())
-            // gRPC has no use for it.
-            .auto_date_header(false)
             .max_concurrent_streams(limits.streams_per_connection_max.get())
             .keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)

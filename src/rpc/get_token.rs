@@ -110,4 +110,4 @@ fn put_text(to: &mut BytesMut, tag: u32, text: &str) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

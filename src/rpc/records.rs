@@ -243,3 +243,6 @@ impl Records {
         self.repeated.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

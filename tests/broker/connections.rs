@@ -3,11 +3,12 @@
 use std::{fs, net::SocketAddr};
 
 use kodo_broker::pb::{admin::v1 as admin, v1::Resource};
+use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, copy},
     net::{TcpListener, TcpSocket},
     sync::watch,
-    task::{JoinSet, yield_now},
+    task::JoinSet,
 };
 
 use crate::support::{CONTOSO, Fixture, SECRET, Setup, Tokens, endpoint, pki, request, token};
@@ -88,7 +89,9 @@ async fn relay(listener: TcpListener, to: SocketAddr, mut reading: watch::Receiv
 }
 
 async fn with_contoso_on_record() -> Fixture {
-    let setup = Setup::new().config("[audit]\nfile = \"{folder}/audit.jsonl\"");
+    let setup = Setup::new()
+        .server("metrics_listen = \"127.0.0.1:0\"")
+        .config("[audit]\nfile = \"{folder}/audit.jsonl\"");
     let fixture = setup.start().await;
     fixture
         .register("contoso", CONTOSO, request::secret(SECRET))
@@ -96,35 +99,42 @@ async fn with_contoso_on_record() -> Fixture {
     fixture
 }
 
-/// Tokens that were handed out, by the record.
-fn handed_out(fixture: &Fixture) -> usize {
-    let text = fs::read_to_string(fixture.path("audit.jsonl")).expect("it is there");
-    text.lines()
-        .filter(|line| line.contains("fingerprint"))
-        .count()
+/// Tokens that have been handed out.
+async fn handed_out(fixture: &Fixture) -> u64 {
+    let figures = fixture.ask_metrics("GET /metrics").await;
+    let counted = figures.lines().find_map(|line| {
+        line.strip_prefix("kodo_broker_calls_total{rpc=\"GetToken\",outcome=\"OK\"} ")
+    });
+    counted.map_or(0, |count| count.parse().expect("a number"))
 }
 
-async fn answered(calls: JoinSet<bool>) -> usize {
-    calls
-        .join_all()
-        .await
-        .into_iter()
-        .filter(|answered| *answered)
-        .count()
+/// Tokens that were handed out, by the record of a broker that has stopped.
+fn on_record(fixture: &Fixture) -> u64 {
+    let text = fs::read_to_string(fixture.path("audit.jsonl")).expect("it is there");
+    let lines = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    lines
+        .filter(|line| line["rpc"] == "GetToken")
+        .map(|line| line["again"].as_u64().unwrap_or(1))
+        .sum()
+}
+
+async fn answered(calls: JoinSet<bool>) -> u64 {
+    calls.join_all().await.into_iter().map(u64::from).sum()
 }
 
 #[tokio::test]
 async fn a_slow_reader_gets_every_answer() {
-    let fixture = with_contoso_on_record().await;
+    let mut fixture = with_contoso_on_record().await;
     let reader = LateReader::connect(&fixture).await;
     // More than may be under way at once, and more than fits anywhere.
     let calls = reader.call(600);
-    while handed_out(&fixture) < 50 {
-        yield_now().await;
-    }
+    while handed_out(&fixture).await < 50 {}
     reader.read_on();
     assert_eq!(answered(calls).await, 600);
-    assert_eq!(handed_out(&fixture), 601);
+    fixture.stop_broker().await;
+    assert_eq!(on_record(&fixture), 601);
 }
 
 #[tokio::test]
@@ -132,14 +142,12 @@ async fn what_was_handed_out_arrives_though_the_broker_stops_meanwhile() {
     let mut fixture = with_contoso_on_record().await;
     let reader = LateReader::connect(&fixture).await;
     let calls = reader.call(200);
-    while handed_out(&fixture) < 20 {
-        yield_now().await;
-    }
+    while handed_out(&fixture).await < 20 {}
     let stopping = fixture.take_broker().stop();
     // Polled in this order: the broker is stopping before anything is read.
     let (stopped, ()) = tokio::join!(stopping, async { reader.read_on() });
     stopped.expect("nothing had ended by itself");
-    assert_eq!(answered(calls).await, handed_out(&fixture) - 1);
+    assert_eq!(answered(calls).await, on_record(&fixture) - 1);
 }
 
 #[tokio::test]

@@ -1,23 +1,8 @@
 //! What Prometheus reads.
 
 use kodo_broker::pb::v1::Resource;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-};
 
-use crate::support::{CONTOSO, Fixture, SECRET, Setup, request, token};
-
-/// One request over a connection of its own, and the whole answer.
-async fn ask(fixture: &Fixture, line: &str) -> String {
-    let connected = TcpStream::connect(fixture.metrics_address()).await;
-    let mut connection = connected.expect("it is served");
-    let head = format!("{line} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-    connection.write_all(head.as_bytes()).await.expect("sends");
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).await.expect("text");
-    answer
-}
+use crate::support::{CONTOSO, SECRET, Setup, request, token};
 
 #[tokio::test]
 async fn calls_are_counted_by_outcome_and_never_by_customer() {
@@ -38,7 +23,7 @@ async fn calls_are_counted_by_outcome_and_never_by_customer() {
     token(&worker, "unknown", Resource::Graph)
         .await
         .expect_err("unknown");
-    let answer = ask(&fixture, "GET /metrics").await;
+    let answer = fixture.ask_metrics("GET /metrics").await;
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     assert!(
         answer.contains("content-type: application/openmetrics-text"),
@@ -67,8 +52,8 @@ async fn calls_are_counted_by_outcome_and_never_by_customer() {
 async fn nothing_else_is_served_beside_the_figures() {
     let setup = Setup::new().server("metrics_listen = \"127.0.0.1:0\"");
     let fixture = setup.start().await;
-    let elsewhere = ask(&fixture, "GET /").await;
+    let elsewhere = fixture.ask_metrics("GET /").await;
     assert!(elsewhere.starts_with("HTTP/1.1 404 "), "{elsewhere}");
-    let posted = ask(&fixture, "POST /metrics").await;
+    let posted = fixture.ask_metrics("POST /metrics").await;
     assert!(posted.starts_with("HTTP/1.1 405 "), "{posted}");
 }

@@ -27,6 +27,10 @@ use kodo_broker::{
     store::{self, sled::SledStore},
 };
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 use tonic::{
     Code, Status,
     transport::{self, Channel, ClientTlsConfig},
@@ -141,6 +145,17 @@ impl Fixture {
                 started => break started.expect("the broker starts"),
             }
         });
+    }
+
+    /// One request to the port of the figures, over a connection of its own, and the whole answer.
+    pub(crate) async fn ask_metrics(&self, line: &str) -> String {
+        let connected = TcpStream::connect(self.metrics_address()).await;
+        let mut connection = connected.expect("it is served");
+        let head = format!("{line} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        connection.write_all(head.as_bytes()).await.expect("sends");
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await.expect("text");
+        answer
     }
 
     /// Takes the broker away, to stop it.

@@ -10,7 +10,7 @@ use crate::{
     secret::AccessToken,
 };
 
-fn token(credential: Option<CredentialInfo>, text: &str) -> Token {
+pub(in crate::rpc) fn token(credential: Option<CredentialInfo>, text: &str) -> Token {
     let guid = "8d7f1c1e-0c5e-4a5c-9d6a-3f1f6f0f9b1a";
     let organization = Organization {
         id: OrganizationId::parse("contoso").expect("an id"),

@@ -1,0 +1,151 @@
+use std::{fs, time::SystemTime};
+
+use serde_json::Value;
+use spiffe::SpiffeId;
+use tempfile::TempDir;
+use tokio::{task::JoinHandle, time::advance};
+
+use super::*;
+use crate::{authz::Policy, rpc::get_token::tests::token};
+
+const GET_TOKEN: &str = "GetToken";
+
+/// A log in a folder, and what writes to it.
+struct Log {
+    folder: TempDir,
+    records: Arc<Records>,
+    end: CancellationToken,
+    running: JoinHandle<()>,
+}
+
+impl Log {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let audit = Audit::open(&folder.path().join("audit.jsonl")).expect("opens");
+        let clock = Clock::starting_at(SystemTime::UNIX_EPOCH + Duration::from_secs(1_764_068_777));
+        let records = Arc::new(Records::new(audit, clock));
+        let end = CancellationToken::new();
+        let running = tokio::spawn(records.clone().run(end.clone()));
+        Self {
+            folder,
+            records,
+            end,
+            running,
+        }
+    }
+
+    fn give(&self, peer: &Peer, token: &Arc<Token>) {
+        let caller = peer.caller().expect("has an identity");
+        let asked = Asked {
+            organization: OrganizationId::parse("contoso").ok(),
+            resource: Some(Resource::Graph),
+        };
+        let (records, audit) = (&self.records, &self.records.audit);
+        let given = records.record_hand_out(peer, caller, GET_TOKEN, &asked, token);
+        let place = given.expect("is recorded");
+        assert!(peer.recorded() >= place);
+        // As before an answer leaves.
+        audit.written_up_to(place).expect("is written");
+    }
+
+    /// Each line as the last word of its caller, and how often it was done again.
+    fn lines(&self) -> Vec<(String, Option<u64>)> {
+        let text = fs::read_to_string(self.folder.path().join("audit.jsonl")).expect("text");
+        let lines = text
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        lines
+            .map(|line| {
+                let caller = line["caller"].as_str().expect("a caller");
+                let name = caller.rsplit('/').next().unwrap_or_default();
+                (name.to_owned(), line["again"].as_u64())
+            })
+            .collect()
+    }
+}
+
+fn peer(name: &str) -> Peer {
+    let id = SpiffeId::new(format!("spiffe://kodo.test/{name}")).expect("an id");
+    Peer::new(Ok(Caller::new(id, Arc::new(Policy::default()))))
+}
+
+fn line(name: &str, again: Option<u64>) -> (String, Option<u64>) {
+    (name.to_owned(), again)
+}
+
+async fn pass(time: Duration) {
+    advance(time).await;
+    for _ in 0..10 {
+        yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_given_again_is_told_once_with_its_number() {
+    let log = Log::new();
+    let token = Arc::new(token(None, "a token"));
+    // Two connections of one worker.
+    let (a, same, b) = (peer("a"), peer("a"), peer("b"));
+    pass(Duration::from_secs(1)).await;
+    for peer in [&a, &same, &a, &b, &same] {
+        log.give(peer, &token);
+    }
+    let first = [line("a", None), line("b", None)];
+    assert_eq!(log.lines(), first);
+    pass(INTERVAL).await;
+    let told = [&first[..], &[line("a", Some(3))]].concat();
+    assert_eq!(log.lines(), told);
+    pass(INTERVAL).await;
+    assert_eq!(log.lines(), told, "nothing is told twice");
+    log.give(&b, &token);
+    log.end.cancel();
+    log.running.await.expect("ends");
+    let mut log_lines = fs::read_to_string(log.folder.path().join("audit.jsonl")).expect("text");
+    log_lines = log_lines.lines().last().expect("a line").to_owned();
+    assert!(log_lines.contains("\"again\":1"), "{log_lines}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_token_has_a_line_of_its_own() {
+    let log = Log::new();
+    let worker = peer("a");
+    for text in ["one", "two"] {
+        log.give(&worker, &Arc::new(token(None, text)));
+    }
+    assert_eq!(log.lines(), [line("a", None), line("a", None)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_than_is_told_at_once_is_told_too() {
+    let log = Log::new();
+    let worker = peer("a");
+    let tokens: Vec<_> = (0..2 * AT_ONCE + 1)
+        .map(|number| Arc::new(token(None, &number.to_string())))
+        .collect();
+    pass(Duration::from_secs(1)).await;
+    for token in tokens.iter().chain(&tokens).chain(&tokens) {
+        log.give(&worker, token);
+    }
+    pass(INTERVAL).await;
+    let lines = log.lines();
+    assert_eq!(lines.len(), 2 * tokens.len());
+    assert!(
+        lines[tokens.len()..]
+            .iter()
+            .all(|(_, again)| *again == Some(2))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_log_cannot_be_written_nothing_is_given_again() {
+    let clock = Clock::system();
+    let audit = Audit::open(std::path::Path::new("/dev/full")).expect("opens");
+    let records = Records::new(audit, clock);
+    let (worker, token) = (peer("a"), Arc::new(token(None, "a token")));
+    let caller = worker.caller().expect("has an identity");
+    let give = || records.record_hand_out(&worker, caller, GET_TOKEN, &Asked::default(), &token);
+    let place = give().expect("nobody knows yet");
+    assert_eq!(give(), Ok(place), "waits for the same line");
+    records.audit.written_up_to(place).expect_err("it is full");
+    assert_eq!(give(), Err(Unavailable));
+}
