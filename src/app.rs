@@ -127,16 +127,14 @@ impl Broker {
         let engine = Engine::start(config, clock, keys, &upstream, &tasks, &end).await?;
         let counted = engine.tokens.clone();
         metrics.gauge("tokens", "Tokens in memory", move || counted.len());
-
-        let records = Arc::new(Records::new(audit.clone(), clock));
-        tasks.spawn(records.clone().run(end.clone()));
+        let records = Records::start(audit.clone(), clock, &tasks, &end);
         let limits = &config.server.limits;
         let services = Services {
             tokens: TokenService {
                 policy: policy.clone(),
                 tokens: engine.tokens.clone(),
                 clock,
-                records: records.clone(),
+                records,
                 metrics: metrics.clone(),
                 margin: config.tokens.margin(),
                 streams: Arc::new(Semaphore::new(config.tokens.streams_max())),

@@ -9,7 +9,7 @@
 //!                   rpc::token_service  what is asked: every field parsed
 //!                   authz               may it be: default deny, on every call
 //!                   token::cache        a hit ends here: no I/O, no decryption
-//!                   audit               on record, before rpc::gather lets the answer go
+//!                   rpc::records        on record, before rpc::gather lets the answer go
 //!                     │ miss: one flight per key, in a task of its own
 //!                   token::flight ─► vault ─► store  a token kept from before a restart, or
 //!                     │  token::mint ─┘ └────► kek   the sealed record, opened only now

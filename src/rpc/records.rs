@@ -15,7 +15,7 @@ use tokio::{
     task::yield_now,
     time::{MissedTickBehavior, interval},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::Status;
 
 use super::{fields::Fields, listener::Peer, status};
@@ -92,6 +92,19 @@ impl Records {
         }
     }
 
+    /// The same, with a task that tells of repeated hand-outs now and then, and at the end.
+    #[must_use]
+    pub fn start(
+        audit: Audit,
+        clock: Clock,
+        tasks: &TaskTracker,
+        end: &CancellationToken,
+    ) -> Arc<Self> {
+        let records = Arc::new(Self::new(audit, clock));
+        tasks.spawn(records.clone().run(end.clone()));
+        records
+    }
+
     /// Records a hand-out, a refusal or, without a token, another thing done, so that it is written
     /// before anything more is sent to the peer.
     ///
@@ -140,8 +153,7 @@ impl Records {
         Ok(place)
     }
 
-    /// Tells of repeated hand-outs now and then, and at the end.
-    pub async fn run(self: Arc<Self>, end: CancellationToken) {
+    async fn run(self: Arc<Self>, end: CancellationToken) {
         let mut ticks = interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while end.run_until_cancelled(ticks.tick()).await.is_some() {

@@ -3,7 +3,7 @@ use std::{fs, time::SystemTime};
 use serde_json::Value;
 use spiffe::SpiffeId;
 use tempfile::TempDir;
-use tokio::{task::JoinHandle, time::advance};
+use tokio::time::advance;
 
 use super::*;
 use crate::{authz::Policy, rpc::get_token::tests::token};
@@ -15,7 +15,7 @@ struct Log {
     folder: TempDir,
     records: Arc<Records>,
     end: CancellationToken,
-    running: JoinHandle<()>,
+    tasks: TaskTracker,
 }
 
 impl Log {
@@ -23,14 +23,14 @@ impl Log {
         let folder = tempfile::tempdir().expect("a folder");
         let audit = Audit::open(&folder.path().join("audit.jsonl")).expect("opens");
         let clock = Clock::starting_at(SystemTime::UNIX_EPOCH + Duration::from_secs(1_764_068_777));
-        let records = Arc::new(Records::new(audit, clock));
-        let end = CancellationToken::new();
-        let running = tokio::spawn(records.clone().run(end.clone()));
+        let (end, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let records = Records::start(audit, clock, &tasks, &end);
+        tasks.close();
         Self {
             folder,
             records,
             end,
-            running,
+            tasks,
         }
     }
 
@@ -99,7 +99,7 @@ async fn what_is_given_again_is_told_once_with_its_number() {
     assert_eq!(log.lines(), told, "nothing is told twice");
     log.give(&b, &token);
     log.end.cancel();
-    log.running.await.expect("ends");
+    log.tasks.wait().await;
     let mut log_lines = fs::read_to_string(log.folder.path().join("audit.jsonl")).expect("text");
     log_lines = log_lines.lines().last().expect("a line").to_owned();
     assert!(log_lines.contains("\"again\":1"), "{log_lines}");
