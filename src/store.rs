@@ -78,7 +78,17 @@ pub enum Write {
     Put(Key, Vec<u8>),
     /// Removes the entry, if there is one.
     Delete(Key),
+    /// Makes the entry what a function makes of it.
+    Update(Key, Update),
 }
+
+/// Makes a value of the one that is there, if any, at the moment of the commit: so that entries which
+/// every commit changes need no compare that all but one of them would fail. `None` refuses the whole
+/// transaction. May be called several times for one commit.
+#[derive(Clone)]
+pub struct Update(Arc<UpdateFn>);
+
+type UpdateFn = dyn Fn(Option<&[u8]>) -> Option<Vec<u8>> + Send + Sync;
 
 /// Compares and writes that apply together or not at all.
 #[derive(Clone, Debug, Default)]
@@ -110,6 +120,9 @@ pub enum Error {
     /// Another process has the store open.
     #[error("the store in {} is in use by another process; stop it first", .0.display())]
     InUse(PathBuf),
+    /// A [`Write::Update`] was refused by its function.
+    #[error("an entry is not one that can be updated")]
+    NotUpdated,
     /// A key or value outside the limits: a defect of the caller.
     #[error("a key or value is outside the limits of the store")]
     OutOfLimits,
@@ -162,7 +175,28 @@ impl Transaction {
     fn within_limits(&self) -> bool {
         self.writes.iter().all(|write| match write {
             Write::Put(_, value) => value.len() <= VALUE_BYTES_MAX,
-            Write::Delete(_) => true,
+            Write::Delete(_) | Write::Update(..) => true,
         })
+    }
+}
+
+impl Update {
+    /// An update by a function that depends on nothing but the value.
+    pub fn new(update: impl Fn(Option<&[u8]>) -> Option<Vec<u8>> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(update))
+    }
+
+    fn apply(&self, current: Option<&[u8]>) -> Result<Vec<u8>, Error> {
+        let value = (self.0)(current).ok_or(Error::NotUpdated)?;
+        if value.len() > VALUE_BYTES_MAX {
+            return Err(Error::OutOfLimits);
+        }
+        Ok(value)
+    }
+}
+
+impl fmt::Debug for Update {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Update")
     }
 }

@@ -2,9 +2,12 @@
 
 use std::{collections::BTreeMap, path::Path};
 
+use futures_util::future::join_all;
 use proptest::{prelude::*, strategy::ValueTree as _, test_runner::TestRunner};
 
-use super::{Compare, Entry, Error, Key, Revision, Store, Transaction, Write, sled::SledStore};
+use super::{
+    Compare, Entry, Error, Key, Revision, Store, Transaction, Update, Write, sled::SledStore,
+};
 
 /// Checks a store that is empty.
 pub(super) async fn check(store: &dyn Store) {
@@ -12,6 +15,7 @@ pub(super) async fn check(store: &dyn Store) {
     a_transaction_applies_whole_or_not_at_all(store).await;
     scans_are_ordered_and_paged(store).await;
     limits_are_kept(store).await;
+    updates_see_what_is_there(store).await;
     agrees_with_a_model(store).await;
 }
 
@@ -110,6 +114,42 @@ async fn limits_are_kept(store: &dyn Store) {
     let refused = commit(store, vec![], vec![Write::Put(key("large"), large)]).await;
     assert!(matches!(refused, Err(Error::OutOfLimits)));
     assert!(store.get(&key("large")).await.expect("reads").is_none());
+}
+
+async fn updates_see_what_is_there(store: &dyn Store) {
+    let add = |count: u8| {
+        Update::new(move |current| {
+            let before = current.map_or(0, |value| value[0]);
+            Some(vec![before.checked_add(count)?])
+        })
+    };
+    let total = async || {
+        store
+            .get(&key("sum"))
+            .await
+            .expect("reads")
+            .map(|entry| entry.value)
+    };
+    let update = |count| Write::Update(key("sum"), add(count));
+    let commits = (1..=20).map(|count| commit(store, vec![], vec![update(count)]));
+    for committed in join_all(commits).await {
+        committed.expect("commits");
+    }
+    assert_eq!(total().await, Some(vec![210]));
+    // A function that refuses takes the whole transaction back.
+    let put = Write::Put(key("beside"), vec![]);
+    for writes in [vec![put.clone(), update(50)], vec![update(50), put]] {
+        let refused = commit(store, vec![], writes).await;
+        assert!(matches!(refused, Err(Error::NotUpdated)));
+    }
+    assert_eq!(total().await, Some(vec![210]));
+    assert!(store.get(&key("beside")).await.expect("reads").is_none());
+    let large = Update::new(|_| Some(vec![0; super::VALUE_BYTES_MAX + 1]));
+    let refused = commit(store, vec![], vec![Write::Update(key("sum"), large)]).await;
+    assert!(matches!(refused, Err(Error::OutOfLimits)));
+    commit(store, vec![], vec![Write::Delete(key("sum"))])
+        .await
+        .expect("commits");
 }
 
 /// Random transactions over few keys, compared with a map after each.

@@ -72,12 +72,24 @@ impl Store for MemoryStore {
         if transaction.writes.is_empty() {
             return Ok(Revision(state.revision));
         }
+        let mut changes = Vec::with_capacity(transaction.writes.len());
+        for write in transaction.writes {
+            changes.push(match write {
+                Write::Put(key, value) => (key, Some(value)),
+                Write::Delete(key) => (key, None),
+                Write::Update(key, update) => {
+                    let current = state.entries.get(&key);
+                    let value = update.apply(current.map(|entry| entry.value.as_slice()))?;
+                    (key, Some(value))
+                }
+            });
+        }
         state.revision += 1;
         let revision = Revision(state.revision);
-        for write in transaction.writes {
-            match write {
-                Write::Put(key, value) => state.entries.insert(key, Entry { value, revision }),
-                Write::Delete(key) => state.entries.remove(&key),
+        for (key, value) in changes {
+            match value {
+                Some(value) => state.entries.insert(key, Entry { value, revision }),
+                None => state.entries.remove(&key),
             };
         }
         Ok(revision)

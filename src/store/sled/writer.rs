@@ -167,6 +167,19 @@ fn apply(
                 [&revision.to_be_bytes(), value.as_slice()].concat(),
             )?,
             Write::Delete(key) => records.remove(key.as_bytes())?,
+            Write::Update(key, update) => {
+                let stored = records.get(key.as_bytes())?;
+                let current = stored
+                    .as_deref()
+                    .map(|stored| stored.split_at(8.min(stored.len())).1);
+                let value = update
+                    .apply(current)
+                    .map_err(ConflictableTransactionError::Abort)?;
+                records.insert(
+                    key.as_bytes(),
+                    [&revision.to_be_bytes(), value.as_slice()].concat(),
+                )?
+            }
         };
     }
     Ok(revision)
