@@ -186,7 +186,7 @@ impl Update {
         Self(Arc::new(update))
     }
 
-    fn apply(&self, current: Option<&[u8]>) -> Result<Vec<u8>, Error> {
+    pub(crate) fn apply(&self, current: Option<&[u8]>) -> Result<Vec<u8>, Error> {
         let value = (self.0)(current).ok_or(Error::NotUpdated)?;
         if value.len() > VALUE_BYTES_MAX {
             return Err(Error::OutOfLimits);

@@ -7,7 +7,8 @@
 //! sealed before cannot be opened with it. The root key gives the key of the index.
 //!
 //! # Layout
-//! `m/root` names the store and holds its wrapped root key. `o/<index>` is an organization's sealed
+//! `m/root` names the store and holds its wrapped root key, `m/manifest` says what else there must be.
+//! `o/<index>` is an organization's sealed
 //! record and `k/<index>` its wrapped key, where *index* is an HMAC of the organization's id: a copy
 //! of the store tells neither who the customers are nor what belongs to whom. `t/<index><resource>`
 //! is an access token kept for the next start. Formats: `vault/envelope.rs`, `vault/record.rs`,
@@ -18,6 +19,8 @@
 //! token is asked for. Old bytes stay in the store's files until it writes over them.
 
 use std::{sync::Arc, time::SystemTime};
+
+use tokio::sync::watch;
 
 use crate::{
     credential::Credential,
@@ -31,6 +34,7 @@ use crate::{
 mod change;
 mod envelope;
 mod kept_token;
+mod manifest;
 mod record;
 mod root;
 
@@ -59,6 +63,8 @@ pub struct Vault {
     store: Arc<dyn Store>,
     keys: Arc<dyn KeyProvider>,
     root: Root,
+    /// Of the last change that is durable.
+    epoch: watch::Sender<u64>,
 }
 
 /// An organization with its credential, to get a token with.
@@ -103,6 +109,9 @@ pub enum Error {
     /// What is stored is not what was written.
     #[error("the store is damaged: it holds {0}")]
     Corrupt(&'static str),
+    /// The store is whole in each of its parts, and yet not what it was when it was last written to.
+    #[error("the store is not as it was left: {0}; put a backup in its place")]
+    Altered(String),
     /// What is stored was written by a newer broker.
     #[error("the store has format {0}, which is newer than this broker; update the broker")]
     Newer(u16),
@@ -121,11 +130,17 @@ impl Vault {
     /// Opens the vault in a store; an empty store becomes a new vault.
     ///
     /// # Errors
-    /// [`Error::Kek`] if the KEK is not the one of this store; [`Error::Corrupt`] or
-    /// [`Error::Newer`] if the store is none of ours. Nothing is written then.
+    /// [`Error::Kek`] if the KEK is not the one of this store; [`Error::Altered`] if something is missing
+    /// in it; [`Error::Corrupt`] or [`Error::Newer`] if the store is none of ours. Nothing is written
+    /// then.
     pub async fn open(store: Arc<dyn Store>, keys: Arc<dyn KeyProvider>) -> Result<Self, Error> {
-        let root = Root::open(&*store, &*keys).await?;
-        Ok(Self { store, keys, root })
+        let (root, epoch) = Root::open(&*store, &*keys).await?;
+        Ok(Self {
+            store,
+            keys,
+            root,
+            epoch: watch::Sender::new(epoch),
+        })
     }
 
     /// An organization.

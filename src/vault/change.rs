@@ -13,8 +13,14 @@ use crate::{
         ClientId, Cloud, Organization, OrganizationId, SharePointHost, State, TenantId,
     },
     sealed::{self, CryptoFailed},
-    store::{Compare, Key, Transaction, Write},
+    store::{self, Compare, Key, Transaction, Write},
 };
+
+/// A record to be written, and the generation of its key.
+struct New {
+    record: Record,
+    generation: u32,
+}
 
 /// What is known of an organization before it is registered.
 #[derive(Debug)]
@@ -94,7 +100,11 @@ impl Vault {
             marks: vec![mark],
         };
         let at = Key::new(RECORDS, &index);
-        let written = self.write(&index, record, 1, Compare::Absent(at), vec![]);
+        let new = New {
+            record,
+            generation: 1,
+        };
+        let written = self.write(&index, None, new, Compare::Absent(at), vec![]);
         written.await?.ok_or(Error::AlreadyExists)
     }
 
@@ -165,6 +175,7 @@ impl Vault {
             .checked_add(1)
             .ok_or(Error::Corrupt("an impossible generation"))?;
         let unchanged = found.unchanged(&index);
+        let old = found.entry.value;
         // Nothing could open them any more.
         let forgotten = self.forgetting(&index).await?;
         let mut record = found.record;
@@ -177,17 +188,18 @@ impl Vault {
         let conflict = Error::RevisionConflict {
             current: revision + 1,
         };
-        let written = self.write(&index, record, generation, unchanged, forgotten);
+        let new = New { record, generation };
+        let written = self.write(&index, Some(&old), new, unchanged, forgotten);
         written.await?.ok_or(conflict)
     }
 
-    /// Writes a record under a new key of the organization, both at once and with what else there is
-    /// to write. `None` if the compare does not hold.
+    /// Writes a record in the place of an old one under a new key of the organization, both at once, with
+    /// their entry in the manifest and what else there is to write. `None` if the compare does not hold.
     async fn write(
         &self,
         index: &Index,
-        record: Record,
-        generation: u32,
+        old: Option<&[u8]>,
+        New { record, generation }: New,
         compare: Compare,
         mut writes: Vec<Write>,
     ) -> Result<Option<Organization>, Error> {
@@ -209,6 +221,8 @@ impl Vault {
             generation,
             wrapped,
         };
+        let counted = self.root.ledger.replaced(index, old, &sealed);
+        writes.push(counted.write.clone());
         writes.push(Write::Put(Key::new(KEYS, index), wrapped.encode()));
         writes.push(Write::Put(Key::new(RECORDS, index), sealed));
         let transaction = Transaction {
@@ -216,10 +230,25 @@ impl Vault {
             writes,
         };
         match self.store.commit(transaction).await {
-            Ok(_) => Ok(Some(record.organization)),
-            Err(crate::store::Error::Conflict) => Ok(None),
+            Ok(_) => {
+                self.reached(counted.epoch());
+                Ok(Some(record.organization))
+            }
+            Err(store::Error::Conflict) => Ok(None),
+            Err(store::Error::NotUpdated) => Err(Error::Corrupt(
+                "a manifest that does not open under its key",
+            )),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// A change is durable.
+    fn reached(&self, epoch: u64) {
+        self.epoch.send_if_modified(|last| {
+            let newer = epoch > *last;
+            *last = epoch.max(*last);
+            newer
+        });
     }
 }
 

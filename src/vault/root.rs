@@ -1,6 +1,8 @@
 //! The root of a store: its id, and the key that the index and the digests are made with.
 //!
-//! Layout of `m/root`: `"OBS1" | format (2) | store id (16) | wrapped root key`.
+//! Layout of `m/root`: `"OBS1" | format (2) | store id (16) | wrapped root key`. A store of format 1 has
+//! no manifest; it gets one when it is opened. The generation of the wrapped root key is the format, so
+//! that no store can be made to look like one of an older format.
 
 use std::fmt;
 
@@ -8,7 +10,8 @@ use aws_lc_rs::{hmac, rand};
 
 use super::{
     Error,
-    envelope::{FORMAT, Index, Place, StoreId, WrappedKey, check_format},
+    envelope::{Index, Place, StoreId, WrappedKey, check_format},
+    manifest::{self, Ledger, Manifest},
 };
 use crate::{
     kek::KeyProvider,
@@ -20,12 +23,24 @@ use crate::{
 
 const MAGIC: [u8; 4] = *b"OBS1";
 const KIND: &[u8] = b"root";
+/// The present format, and the one before.
+const ROOT_FORMAT: u16 = 2;
+const WITHOUT_MANIFEST: u16 = 1;
 
 /// An opened root.
 pub(super) struct Root {
     pub(super) id: StoreId,
+    /// Keeps the manifest.
+    pub(super) ledger: Ledger,
     /// HMACs organization ids and requests.
     index_key: hmac::Key,
+}
+
+/// A root as it lies in the store.
+struct Stored {
+    format: u16,
+    id: StoreId,
+    key: SymmetricKey,
 }
 
 impl fmt::Debug for Root {
@@ -35,24 +50,78 @@ impl fmt::Debug for Root {
 }
 
 impl Root {
-    /// Opens the root of a store, or makes it if the store is empty.
-    pub(super) async fn open(store: &dyn Store, keys: &dyn KeyProvider) -> Result<Self, Error> {
+    /// Opens the root of a store, or makes it if the store is empty, and makes sure that the store holds
+    /// what its manifest says. Returns the epoch, too.
+    pub(super) async fn open(
+        store: &dyn Store,
+        keys: &dyn KeyProvider,
+    ) -> Result<(Self, u64), Error> {
         let at = Key::new(b"m/", KIND);
-        let (id, root_key) = match store.get(&at).await? {
-            Some(entry) => unwrap(&entry.value, keys).await?,
-            None if store.scan(b"", None, 1).await?.is_empty() => make(store, keys, at).await?,
-            None => {
-                return Err(Error::Corrupt(
-                    "records, but not the root that their keys come from",
-                ));
+        let Some(entry) = store.get(&at).await? else {
+            if store.scan(b"", None, 1).await?.is_empty() {
+                return make(store, keys, at).await;
             }
+            return Err(Error::Corrupt(
+                "records, but not the root that their keys come from",
+            ));
         };
-        let key = sealed::derive_key(&root_key, b"index").ok_or(CryptoFailed)?;
+        let stored = unwrap(&entry.value, keys).await?;
+        let root = Self::new(stored.id, &stored.key)?;
+        if stored.format == WITHOUT_MANIFEST {
+            let unchanged = Compare::Unchanged(at, entry.revision);
+            let found = root.ledger.take_stock(store).await?;
+            tracing::info!(organizations = found.records, "the store gets a manifest");
+            return root.begin(store, keys, &stored.key, unchanged, found).await;
+        }
+        let manifest = root.ledger.check(store).await?;
+        Ok((root, manifest.epoch))
+    }
+
+    fn new(id: StoreId, root_key: &SymmetricKey) -> Result<Self, Error> {
+        let key = sealed::derive_key(root_key, b"index").ok_or(CryptoFailed)?;
         Ok(Self {
             id,
+            ledger: Ledger::new(id, root_key)?,
             // Exposed: an HMAC key is made from the key's bytes.
             index_key: hmac::Key::new(hmac::HMAC_SHA256, key.expose()),
         })
+    }
+
+    /// Writes the root in the present format, and a first manifest.
+    async fn begin(
+        self,
+        store: &dyn Store,
+        keys: &dyn KeyProvider,
+        root_key: &SymmetricKey,
+        compare: Compare,
+        found: Manifest,
+    ) -> Result<(Self, u64), Error> {
+        let kek_id = keys.current();
+        let generation = ROOT_FORMAT.into();
+        let aad = place(self.id).key_aad(generation, &kek_id);
+        let wrapped = WrappedKey {
+            wrapped: keys.wrap_dek(root_key, &aad).await?,
+            kek_id,
+            generation,
+        };
+        let root = [
+            MAGIC.as_slice(),
+            &ROOT_FORMAT.to_be_bytes(),
+            &self.id,
+            &wrapped.encode(),
+        ]
+        .concat();
+        let manifest = Manifest { epoch: 1, ..found };
+        let sealed = self.ledger.seal(&manifest)?;
+        let transaction = Transaction {
+            compares: vec![compare],
+            writes: vec![
+                Write::Put(Key::new(b"m/", KIND), root),
+                Write::Put(manifest::place(), sealed),
+            ],
+        };
+        store.commit(transaction).await?;
+        Ok((self, manifest.epoch))
     }
 
     /// What stands for an organization's id in the store.
@@ -74,7 +143,7 @@ impl Root {
     }
 }
 
-async fn unwrap(value: &[u8], keys: &dyn KeyProvider) -> Result<(StoreId, SymmetricKey), Error> {
+async fn unwrap(value: &[u8], keys: &dyn KeyProvider) -> Result<Stored, Error> {
     let corrupt = || Error::Corrupt("a root that is cut off");
     let (magic, rest) = value.split_first_chunk::<4>().ok_or_else(corrupt)?;
     let (format, rest) = rest.split_first_chunk::<2>().ok_or_else(corrupt)?;
@@ -82,43 +151,32 @@ async fn unwrap(value: &[u8], keys: &dyn KeyProvider) -> Result<(StoreId, Symmet
     if *magic != MAGIC {
         return Err(Error::Corrupt("something that is no store of the broker"));
     }
-    check_format(u16::from_be_bytes(*format))?;
+    let format = u16::from_be_bytes(*format);
+    if format != ROOT_FORMAT {
+        check_format(format)?;
+    }
     let wrapped = WrappedKey::decode(wrapped)?;
+    if wrapped.generation != u32::from(format) {
+        return Err(Error::Corrupt("a root whose key is of another format"));
+    }
     let aad = place(*id).key_aad(wrapped.generation, &wrapped.kek_id);
     let key = keys
         .unwrap_dek(&wrapped.kek_id, &wrapped.wrapped, &aad)
         .await?;
-    Ok((*id, key))
+    Ok(Stored {
+        format,
+        id: *id,
+        key,
+    })
 }
 
-async fn make(
-    store: &dyn Store,
-    keys: &dyn KeyProvider,
-    at: Key,
-) -> Result<(StoreId, SymmetricKey), Error> {
+async fn make(store: &dyn Store, keys: &dyn KeyProvider, at: Key) -> Result<(Root, u64), Error> {
     let mut id = StoreId::default();
     rand::fill(&mut id).map_err(|_| CryptoFailed)?;
     let key = sealed::random_key().ok_or(CryptoFailed)?;
-    let kek_id = keys.current();
-    let wrapped = keys.wrap_dek(&key, &place(id).key_aad(1, &kek_id)).await?;
-    let wrapped = WrappedKey {
-        kek_id,
-        generation: 1,
-        wrapped,
-    };
-    let value = [
-        MAGIC.as_slice(),
-        &FORMAT.to_be_bytes(),
-        &id,
-        &wrapped.encode(),
-    ]
-    .concat();
-    let transaction = Transaction {
-        compares: vec![Compare::Absent(at.clone())],
-        writes: vec![Write::Put(at, value)],
-    };
-    store.commit(transaction).await?;
-    Ok((id, key))
+    let root = Root::new(id, &key)?;
+    root.begin(store, keys, &key, Compare::Absent(at), Manifest::default())
+        .await
 }
 
 fn place(store: StoreId) -> Place {

@@ -171,9 +171,9 @@ fn apply(
                 let stored = records.get(key.as_bytes())?;
                 let current = stored
                     .as_deref()
-                    .map(|stored| stored.split_at(8.min(stored.len())).1);
+                    .and_then(|stored| stored.split_first_chunk::<8>());
                 let value = update
-                    .apply(current)
+                    .apply(current.map(|(_, value)| value))
                     .map_err(ConflictableTransactionError::Abort)?;
                 records.insert(
                     key.as_bytes(),

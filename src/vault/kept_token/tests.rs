@@ -428,11 +428,8 @@ async fn the_store_tells_neither_the_token_nor_what_it_is_for() {
     assert!(!format!("{kept:?}").contains(TOKEN));
 }
 
-/// A whole store made by an independent implementation (Python's `cryptography`), and kept: what lies
-/// in the stores of format 1, from the root to two tokens.
-#[tokio::test]
-async fn a_store_of_format_1_opens_down_to_its_tokens() {
-    let mut rest: &[u8] = include_bytes!("golden-1.store");
+/// Puts the entries of a golden file into a store.
+pub(in crate::vault) async fn golden(mut rest: &[u8]) -> Arc<MemoryStore> {
     let mut part = || {
         let (length, after) = rest.split_first_chunk()?;
         let (part, after) = after.split_at(u16::from_be_bytes(*length).into());
@@ -443,6 +440,14 @@ async fn a_store_of_format_1_opens_down_to_its_tokens() {
     while let (Some(key), Some(value)) = (part(), part()) {
         put(&store, &Key::new(b"", key), value).await;
     }
+    store
+}
+
+/// A whole store made by an independent implementation (Python's `cryptography`), and kept: what lies
+/// in the stores of format 1, from the root to two tokens.
+#[tokio::test]
+async fn a_store_of_format_1_opens_down_to_its_tokens() {
+    let store = golden(include_bytes!("golden-1.store")).await;
     assert_eq!(store.scan(b"", None, 10).await.expect("scans").len(), 5);
     let vault = reopen(&store, 1).await.expect("opens");
     let fixture = Fixture { store, vault };

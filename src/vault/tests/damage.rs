@@ -207,10 +207,10 @@ async fn a_store_of_a_newer_broker_is_refused_and_left_alone() {
     let root = Key::new(b"m/", b"root");
     let right = value(&fixture.store, &root).await;
     let mut newer = right.clone();
-    newer[4..6].copy_from_slice(&2_u16.to_be_bytes());
+    newer[4..6].copy_from_slice(&3_u16.to_be_bytes());
     put(&fixture.store, &root, &newer).await;
     let error = unopenable(&fixture.store, 1).await;
-    assert!(matches!(error, Error::Newer(2)), "{error:?}");
+    assert!(matches!(error, Error::Newer(3)), "{error:?}");
     put(&fixture.store, &root, &right).await;
 
     for place in places(&fixture.vault, "contoso") {
