@@ -41,6 +41,7 @@ use crate::{
 };
 
 mod engine;
+pub mod offline;
 
 use engine::{Engine, Upstream};
 

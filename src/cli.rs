@@ -105,9 +105,35 @@ pub enum Command {
         #[arg(long, default_value = "readiness")]
         service: String,
     },
+    /// Look after a store while no broker has it open.
+    #[cfg(feature = "server")]
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// What is done by calling a broker.
     #[command(flatten)]
     Remote(RemoteCommand),
+}
+
+/// What is done to a store while no broker has it open.
+#[cfg(feature = "server")]
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Look whether every record is there, opens, and is not older than the anchor.
+    Check {
+        /// The broker's configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Take a store that is older than its anchor for the latest there is. Organizations that were
+    /// revoked since get tokens again, and credentials that were replaced are back.
+    AcceptRollback {
+        /// The broker's configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Why, for the audit log.
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
 }
 
 /// What is done by calling a broker.

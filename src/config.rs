@@ -76,6 +76,8 @@ pub enum StoreConfig {
     Sled {
         /// Where.
         directory: PathBuf,
+        /// Where its anchor is kept, if not beside the directory.
+        anchor_file: Option<PathBuf>,
     },
 }
 
@@ -200,6 +202,23 @@ impl Config {
     /// What is wrong and in which line.
     pub fn parse(text: &str) -> Result<Self, String> {
         toml::from_str(text).map_err(|error| error.to_string())
+    }
+}
+
+impl StoreConfig {
+    /// Where the anchor of the store is kept: beside its directory, if nothing else is said. A store in
+    /// memory needs none.
+    #[must_use]
+    pub fn anchor_file(&self) -> Option<PathBuf> {
+        let Self::Sled {
+            directory,
+            anchor_file,
+        } = self
+        else {
+            return None;
+        };
+        let beside = || directory.with_added_extension("anchor");
+        Some(anchor_file.clone().unwrap_or_else(beside))
     }
 }
 

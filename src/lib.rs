@@ -35,6 +35,7 @@
 //! | [`vault`] | custody: the only place where a plaintext credential and stored bytes meet |
 //! | [`sealed`] | the one authenticated encryption |
 //! | [`kek`] | the key outside the store (seam: [`kek::KeyProvider`]) |
+//! | [`anchor`] | what is kept of the store outside of it, against older copies |
 //! | [`store`] | where records lie (seam: [`store::Store`]) |
 //! | [`app`], [`healthcheck`] | puts all of it together: `kodo-broker serve`; asks how it is |
 //! | [`dev`], [`simulator`] | `kodo-broker dev`, and the Entra it talks to |
@@ -65,6 +66,8 @@
 pub mod pb;
 pub mod secret;
 
+#[cfg(feature = "server")]
+pub mod anchor;
 #[cfg(feature = "server")]
 pub mod app;
 #[cfg(feature = "server")]

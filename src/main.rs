@@ -14,6 +14,20 @@ fn main() -> ExitCode {
         Command::Healthcheck { endpoint, service } => {
             kodo_broker::healthcheck::command(&endpoint, &service)
         }
+        #[cfg(feature = "server")]
+        Command::Store(command) => {
+            use kodo_broker::{
+                app::offline::{self, Task},
+                cli::{Output, StoreCommand},
+            };
+            let (config, task) = match command {
+                StoreCommand::Check { config } => (config, Task::Check),
+                StoreCommand::AcceptRollback { config, reason } => {
+                    (config, Task::AcceptRollback { reason })
+                }
+            };
+            offline::command(&config, &task, options.output == Output::Json)
+        }
         #[cfg(feature = "simulator")]
         Command::Dev { listen, data_dir } => {
             // Not locked: the broker logs to standard error meanwhile.

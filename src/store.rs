@@ -135,7 +135,23 @@ pub enum Error {
 pub async fn open(config: &StoreConfig) -> Result<Arc<dyn Store>, Error> {
     match config {
         StoreConfig::Memory {} => Ok(Arc::new(memory::MemoryStore::default())),
-        StoreConfig::Sled { directory } => Ok(Arc::new(sled::SledStore::open(directory).await?)),
+        StoreConfig::Sled { directory, .. } => {
+            Ok(Arc::new(sled::SledStore::open(directory).await?))
+        }
+    }
+}
+
+/// Opens the configured store if there is one already.
+///
+/// # Errors
+/// As [`open`], and if there is none.
+pub async fn open_existing(config: &StoreConfig) -> Result<Arc<dyn Store>, Error> {
+    match config {
+        StoreConfig::Sled { directory, .. } if !sled::exists(directory) => Err(Error::Unopenable {
+            directory: directory.clone(),
+            reason: "there is no store in it".to_owned(),
+        }),
+        config => open(config).await,
     }
 }
 

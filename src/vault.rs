@@ -31,6 +31,7 @@ use crate::{
     store::{self, Compare, Entry, Key, Store},
 };
 
+mod anchor;
 mod change;
 mod envelope;
 mod kept_token;
@@ -38,6 +39,7 @@ mod manifest;
 mod record;
 mod root;
 
+pub use anchor::{ANCHOR_BYTES_MAX, Accepted};
 pub use change::NewOrganization;
 pub use kept_token::{KeptToken, Swept};
 pub use record::RequestMark;
@@ -54,6 +56,7 @@ const KEYS: &[u8] = b"k/";
 const TOKENS: &[u8] = b"t/";
 /// Name of the records' kind in what they are bound to.
 const ORGANIZATION: &[u8] = b"organization";
+const UNREADABLE_MANIFEST: Error = Error::Corrupt("a manifest that does not open under its key");
 /// How often a read is repeated when a write came between its two halves.
 const TORN_READS_MAX: usize = 8;
 
@@ -112,6 +115,11 @@ pub enum Error {
     /// The store is whole in each of its parts, and yet not what it was when it was last written to.
     #[error("the store is not as it was left: {0}; put a backup in its place")]
     Altered(String),
+    /// The store may be an older copy of itself.
+    #[error(
+        "the store may be an older copy of itself: {0}; put the latest copy in its place, or, if this is the latest there is, run `kodo-broker store accept-rollback`"
+    )]
+    Older(String),
     /// What is stored was written by a newer broker.
     #[error("the store has format {0}, which is newer than this broker; update the broker")]
     Newer(u16),

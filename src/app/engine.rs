@@ -8,8 +8,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::Error;
 use crate::{
+    anchor::AnchorFile,
     clock::Clock,
-    config::Config,
+    config::{Config, StoreConfig},
     entra::{TokenEndpoint, client::Client, http::Http, outage::Outage, paced::Paced},
     kek::KeyProvider,
     metrics::Metrics,
@@ -81,6 +82,7 @@ impl Engine {
     ) -> Result<Self, Error> {
         let store = store::open(&config.store).await?;
         let vault = Arc::new(Vault::open(store, keys).await?);
+        hold_to_anchor(&config.store, &vault, tasks, end)?;
         let mint = Mint::new(vault.clone(), upstream.entra.clone(), clock, fastrand::f64);
         let limits = Limits {
             slots_max: config.tokens.slots_max(),
@@ -105,6 +107,22 @@ impl Engine {
         let (vault, tokens) = (self.vault, self.tokens);
         Registrar::new(vault, upstream.entra, tokens, clock, tasks.clone())
     }
+}
+
+/// Refuses a store that is older than its anchor; from then on the anchor follows the store.
+fn hold_to_anchor(
+    store: &StoreConfig,
+    vault: &Arc<Vault>,
+    tasks: &TaskTracker,
+    end: &CancellationToken,
+) -> Result<(), Error> {
+    let Some(file) = store.anchor_file().map(AnchorFile::new) else {
+        return Ok(());
+    };
+    vault.check_anchor(file.read()?.as_deref())?;
+    file.write(&vault.anchor())?;
+    tasks.spawn(file.follow(vault.clone(), end.clone()));
+    Ok(())
 }
 
 /// Drops what has ended, in memory and in the store, for ever.

@@ -28,6 +28,9 @@ pub struct Record<'a> {
     pub sharepoint_host: Option<&'a str>,
     /// What came of it.
     pub outcome: Outcome,
+    /// Why it was done, in the words of whoever did it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'a str>,
     /// How often the same was done again since the last record of it: this one stands for so many calls.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub again: Option<u32>,

@@ -64,6 +64,7 @@ fn record(organization: &str) -> Record<'_> {
         resource: Some("graph"),
         sharepoint_host: None,
         outcome: Outcome::Done,
+        reason: None,
         again: None,
         token: Some(TokenRecord {
             fingerprint: &[0xab; 32],

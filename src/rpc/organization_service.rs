@@ -152,6 +152,7 @@ impl OrganizationService {
             outcome: refused.map_or(Outcome::Done, |status| {
                 Outcome::Refused(status::reason(status))
             }),
+            reason: None,
             again: None,
             token: None,
         };

@@ -241,6 +241,7 @@ impl Records {
                 _ => None,
             },
             outcome: refusal.map_or(Outcome::Done, Outcome::Refused),
+            reason: None,
             again: None,
             token: token.map(|token| TokenRecord {
                 fingerprint: &token.fingerprint,

@@ -261,7 +261,10 @@ fn of_vault(error: &vault::Error) -> Status {
             let message = format!("{message}; use a new one for each new request");
             status(Code::InvalidArgument, Reason::RequestIdReused, message)
         }
-        vault::Error::Corrupt(_) | vault::Error::Altered(_) | vault::Error::Newer(_) => {
+        vault::Error::Corrupt(_)
+        | vault::Error::Altered(_)
+        | vault::Error::Older(_)
+        | vault::Error::Newer(_) => {
             tracing::error!(%error, "the store is damaged");
             status(Code::DataLoss, Reason::RecordCorrupt, message)
         }

@@ -73,7 +73,7 @@ impl SledStore {
             .map_err(failed)?;
         let lock = lock(directory)?;
         remove_unfinished_snapshots(directory).map_err(failed)?;
-        let existed = directory.join("db").exists();
+        let existed = exists(directory);
         let opened = catch_unwind(AssertUnwindSafe(|| open_database(directory)));
         let (db, records, counters) = match opened {
             Ok(result) => result.map_err(|error| refusal(directory, error))?,
@@ -144,6 +144,11 @@ impl Store for SledStore {
         }
         self.writer.commit(transaction).await
     }
+}
+
+/// Whether a directory holds a database.
+pub(super) fn exists(directory: &Path) -> bool {
+    directory.join("db").exists()
 }
 
 /// Runs what may read from disk off the async workers. sled panics on some damage.

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::{
-    Error, Found, KEYS, RECORDS, Vault,
+    Error, Found, KEYS, RECORDS, UNREADABLE_MANIFEST, Vault,
     envelope::{self, Header, Index, WrappedKey},
     record::{MARKS_MAX, Record, RequestMark},
 };
@@ -235,15 +235,13 @@ impl Vault {
                 Ok(Some(record.organization))
             }
             Err(store::Error::Conflict) => Ok(None),
-            Err(store::Error::NotUpdated) => Err(Error::Corrupt(
-                "a manifest that does not open under its key",
-            )),
+            Err(store::Error::NotUpdated) => Err(UNREADABLE_MANIFEST),
             Err(error) => Err(error.into()),
         }
     }
 
     /// A change is durable.
-    fn reached(&self, epoch: u64) {
+    pub(super) fn reached(&self, epoch: u64) {
         self.epoch.send_if_modified(|last| {
             let newer = epoch > *last;
             *last = epoch.max(*last);

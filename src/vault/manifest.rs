@@ -25,7 +25,7 @@ use std::{
 use aws_lc_rs::hmac;
 
 use super::{
-    Error, KEYS, RECORDS,
+    Error, KEYS, RECORDS, UNREADABLE_MANIFEST,
     envelope::{self, FORMAT, Index, Reader, StoreId, WrappedKey},
 };
 use crate::{
@@ -139,8 +139,8 @@ impl Ledger {
         let mut rest = Reader(stored);
         rest.magic(MAGIC)?;
         rest.format()?;
-        let text = sealed::open(&self.0.sealing, &self.aad(), rest.0)
-            .map_err(|_| Error::Corrupt("a manifest that does not open under its key"))?;
+        let text =
+            sealed::open(&self.0.sealing, &self.aad(), rest.0).map_err(|_| UNREADABLE_MANIFEST)?;
         let mut text = Reader(&text);
         Ok(Manifest {
             epoch: u64::from_be_bytes(text.array()?),

@@ -220,7 +220,8 @@ def test_store_has_one_writer(objects, stateful_set, pod, container, broker):
 
 def test_only_the_store_and_the_audit_log_are_writable(container, broker):
     writable = [m["mountPath"] for m in container["volumeMounts"] if not m.get("readOnly")]
-    assert writable == [broker["store"]["directory"], str(PurePosixPath(broker["audit"]["file"]).parent)]
+    parents = [PurePosixPath(file).parent for file in (broker["store"]["directory"], broker["audit"]["file"])]
+    assert writable == [str(parent) for parent in parents]
 
 
 def test_audit_log_is_kept_apart_from_the_store(stateful_set, pod, container, broker):
@@ -453,7 +454,7 @@ def test_unit_hands_over_the_files_of_its_configuration():
     assert broker["kek"]["file"] == f"{folder}/kek" and "kek" in credentials
     assert broker["server"]["tls"]["key_file"] == f"{folder}/tls.key" and "tls.key" in credentials
     assert settings["StateDirectory"] == ["kodo-broker"]
-    assert broker["store"]["directory"] == "/var/lib/kodo-broker"
+    assert broker["store"]["directory"] == "/var/lib/kodo-broker/store"
     assert settings["LogsDirectory"] == ["kodo-broker"] and settings["LogsDirectoryMode"] == ["0700"]
     assert str(PurePosixPath(broker["audit"]["file"]).parent) == "/var/log/kodo-broker"
     assert not any(path.startswith("/var/lib/") for path in credentials.values())

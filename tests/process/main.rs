@@ -10,6 +10,7 @@ mod dev;
 mod example;
 mod kill;
 mod program;
+mod rollback;
 mod scale;
 mod secrecy;
 mod site;

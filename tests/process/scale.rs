@@ -64,6 +64,7 @@ async fn open(site: &Site) -> Arc<Vault> {
 
 /// Closes a vault, and waits until sled's threads have let go of its files.
 fn close(site: &Site, vault: Arc<Vault>) {
+    site.write("data.anchor", vault.anchor());
     drop(Arc::into_inner(vault).expect("nobody else has it"));
     let log = fs::File::open(site.path("data/db")).expect("a log");
     poll("the store is closed", || log.try_lock().ok());

@@ -6,9 +6,10 @@ use super::{assert_none, source::Source, sources};
 
 /// Every room with the rooms that it names. A row here is a decision: `src/lib.rs` has the picture.
 const ARROWS: &[(&str, &str)] = &[
+    ("anchor", "vault"),
     (
         "app",
-        "audit authz clock config entra kek metrics registration rpc store telemetry tls token vault",
+        "anchor audit authz clock config entra kek metrics organization registration rpc store telemetry tls token vault",
     ),
     ("audit", "hex"),
     ("authz", "config organization"),

@@ -137,7 +137,7 @@ async fn a_manifest_counts_changes_made_at_once() {
 async fn the_root_of_a_store_cannot_be_made_to_look_older() {
     let fixture = Fixture::with(&["contoso"]).await;
     let root = Key::new(b"m/", b"root");
-    let [(_, mut value)] = values(&fixture.store, &[root.clone()])
+    let [(_, mut value)] = values(&fixture.store, std::slice::from_ref(&root))
         .await
         .try_into()
         .expect("one");

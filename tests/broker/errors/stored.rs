@@ -26,7 +26,8 @@ pub(super) async fn under_another_kek() -> Status {
 }
 
 pub(super) async fn with_a_bit_flipped() -> Status {
-    damaged(b"o/", |record| *record.last_mut().expect("long") ^= 1).await
+    // A record is compared with the manifest when the broker starts; a key is opened when it is needed.
+    damaged(b"k/", |wrapped| *wrapped.last_mut().expect("long") ^= 1).await
 }
 
 /// Registers an organization, changes what is stored under a prefix while no broker runs, and asks
@@ -57,17 +58,20 @@ async fn on_disk() -> Fixture {
     fixture
 }
 
-/// Below the store's own interface, which cannot write such an entry.
+/// Below the store's own interface, which cannot write such an entry: a kept token that a revocation
+/// has to delete.
 pub(super) async fn without_the_number_of_its_commit() -> Status {
     let mut fixture = on_disk().await;
     let key = {
         let store = fixture.open_store().await;
-        let found = store.scan(b"o/", None, 1).await.expect("reads");
-        found.into_iter().next().expect("one is registered").0
+        let found = store.scan(b"t/", None, 1).await.expect("reads");
+        found.into_iter().next().expect("one is kept").0
     };
     overwrite(&fixture, &key).await;
     fixture.start_broker().await;
-    refusal(&fixture, Resource::Graph).await
+    let revocation = request::revoke("contoso", 1);
+    let refused = fixture.admin().revoke_organization(revocation).await;
+    refused.expect_err("it cannot be carried out")
 }
 
 async fn overwrite(fixture: &Fixture, key: &Key) {
