@@ -20,7 +20,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use tokio::sync::watch;
+use tokio::sync::{RwLock, watch};
 
 use crate::{
     credential::Credential,
@@ -32,6 +32,7 @@ use crate::{
 };
 
 mod anchor;
+pub mod backup;
 mod change;
 mod envelope;
 mod kept_token;
@@ -44,6 +45,7 @@ pub use change::NewOrganization;
 pub use kept_token::{KeptToken, Swept};
 pub use record::RequestMark;
 
+use backup::Watched;
 use envelope::{Index, Place, WrappedKey};
 use record::Record;
 use root::Root;
@@ -68,6 +70,10 @@ pub struct Vault {
     root: Root,
     /// Of the last change that is durable.
     epoch: watch::Sender<u64>,
+    /// Held, by many at once, while something changes; a backup holds changes up for a moment.
+    changing: RwLock<()>,
+    /// What changes while a backup is taken.
+    watched: Watched,
 }
 
 /// An organization with its credential, to get a token with.
@@ -120,6 +126,12 @@ pub enum Error {
         "the store may be an older copy of itself: {0}; put the latest copy in its place, or, if this is the latest there is, run `kodo-broker store accept-rollback`"
     )]
     Older(String),
+    /// Only one such thing can be done at a time.
+    #[error("{0}; wait for its end")]
+    Busy(&'static str),
+    /// A backup cannot be read.
+    #[error("the backup cannot be read: {0}")]
+    Unreadable(String),
     /// What is stored was written by a newer broker.
     #[error("the store has format {0}, which is newer than this broker; update the broker")]
     Newer(u16),
@@ -148,6 +160,8 @@ impl Vault {
             keys,
             root,
             epoch: watch::Sender::new(epoch),
+            changing: RwLock::default(),
+            watched: Watched::default(),
         })
     }
 
@@ -302,6 +316,7 @@ impl Found {
 pub fn fuzz_record(bytes: &[u8]) {
     let _ = envelope::parse(bytes);
     kept_token::fuzz(bytes);
+    backup::fuzz(bytes);
     if let Ok(key) = WrappedKey::decode(bytes) {
         assert_eq!(key.encode(), bytes);
     }

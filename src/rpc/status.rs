@@ -287,7 +287,15 @@ fn of_vault(error: &vault::Error) -> Status {
                 RETRY,
             )
         }
-        vault::Error::Crypto(_) => status(Code::Internal, Reason::Internal, message),
+        vault::Error::Busy(_) => retry(
+            Code::ResourceExhausted,
+            Reason::LimitReached,
+            message,
+            RETRY,
+        ),
+        vault::Error::Crypto(_) | vault::Error::Unreadable(_) => {
+            status(Code::Internal, Reason::Internal, message)
+        }
     }
 }
 

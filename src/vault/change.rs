@@ -229,7 +229,12 @@ impl Vault {
             compares: vec![compare],
             writes,
         };
-        match self.store.commit(transaction).await {
+        let changing = self.changing.read().await;
+        let committed = self.store.commit(transaction).await;
+        // Whatever came of it: a change that failed may have happened.
+        self.watched.changed(index);
+        drop(changing);
+        match committed {
             Ok(_) => {
                 self.reached(counted.epoch());
                 Ok(Some(record.organization))

@@ -149,12 +149,17 @@ impl Ledger {
         })
     }
 
+    /// The manifest of a store.
+    pub(super) async fn read(&self, store: &dyn Store) -> Result<Manifest, Error> {
+        let stored = store.get(&place()).await?;
+        let stored = stored.ok_or_else(|| altered("its manifest is missing"))?;
+        self.open(&stored.value)
+    }
+
     /// Compares the store with its manifest: every record is there as it was last written, and its key
     /// with it. Decrypts none.
     pub(super) async fn check(&self, store: &dyn Store) -> Result<Manifest, Error> {
-        let stored = store.get(&place()).await?;
-        let stored = stored.ok_or_else(|| altered("its manifest is missing"))?;
-        let manifest = self.open(&stored.value)?;
+        let manifest = self.read(store).await?;
         let found = self.take_stock(store).await?;
         if found.records != manifest.records {
             return Err(altered(format!(

@@ -56,7 +56,7 @@ impl Root {
         store: &dyn Store,
         keys: &dyn KeyProvider,
     ) -> Result<(Self, u64), Error> {
-        let at = Key::new(b"m/", KIND);
+        let at = at();
         let Some(entry) = store.get(&at).await? else {
             if store.scan(b"", None, 1).await?.is_empty() {
                 return make(store, keys, at).await;
@@ -116,7 +116,7 @@ impl Root {
         let transaction = Transaction {
             compares: vec![compare],
             writes: vec![
-                Write::Put(Key::new(b"m/", KIND), root),
+                Write::Put(at(), root),
                 Write::Put(manifest::place(), sealed),
             ],
         };
@@ -141,6 +141,11 @@ impl Root {
             .first_chunk()
             .expect("HMAC-SHA-256 has 32 bytes")
     }
+}
+
+/// Where the root is.
+pub(super) fn at() -> Key {
+    Key::new(b"m/", KIND)
 }
 
 async fn unwrap(value: &[u8], keys: &dyn KeyProvider) -> Result<Stored, Error> {

@@ -90,7 +90,7 @@ pub(super) fn id(text: &str) -> OrganizationId {
     OrganizationId::parse(text).expect("an id")
 }
 
-fn kek(byte: u8) -> Arc<FileKey> {
+pub(super) fn kek(byte: u8) -> Arc<FileKey> {
     Arc::new(FileKey::new(
         SymmetricKey::new(vec![byte; 32]).expect("32 bytes"),
     ))
