@@ -124,6 +124,15 @@ pub enum StoreCommand {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Make a store of a backup, where there is none, and look whether it is whole.
+    Restore {
+        /// The backup.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// The broker's configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
     /// Take a store that is older than its anchor for the latest there is. Organizations that were
     /// revoked since get tokens again, and credentials that were replaced are back.
     AcceptRollback {

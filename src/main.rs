@@ -22,6 +22,7 @@ fn main() -> ExitCode {
             };
             let (config, task) = match command {
                 StoreCommand::Check { config } => (config, Task::Check),
+                StoreCommand::Restore { file, config } => (config, Task::Restore { file }),
                 StoreCommand::AcceptRollback { config, reason } => {
                     (config, Task::AcceptRollback { reason })
                 }

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -20,6 +20,8 @@ use crate::{
     vault::{PAGE_MAX, Vault},
 };
 
+mod restore;
+
 /// Longest reason that is put on record, in bytes.
 const REASON_BYTES_MAX: usize = 500;
 /// Who it was, on record: whoever may read the KEK needs no certificate.
@@ -35,6 +37,11 @@ pub enum Task {
         /// Why, for the record.
         reason: String,
     },
+    /// Make it of a backup, where there is none.
+    Restore {
+        /// The backup.
+        file: PathBuf,
+    },
 }
 
 /// What was seen.
@@ -47,6 +54,9 @@ struct Report {
     /// The change that the anchor had seen, if it was one of this store.
     #[serde(skip_serializing_if = "Option::is_none")]
     anchored: Option<u64>,
+    /// Why a broker would not serve it yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    older: Option<String>,
 }
 
 /// Does it, prints what came of it, and returns the exit code that `--help` explains.
@@ -80,13 +90,20 @@ async fn run(config: &Config, task: &Task) -> Result<Report, Error> {
         )));
     };
     let keys = kek::open(&config.kek)?;
+    if let Task::Restore { file: backup } = task {
+        restore::restore(&config.store, backup, keys.clone()).await?;
+    }
     let vault = Vault::open(store::open_existing(&config.store).await?, keys).await?;
     let anchor = file.read()?;
     let mut report = look(&vault).await?;
+    report.change = *vault.changes().borrow();
     match task {
-        Task::Check => {
-            vault.check_anchor(anchor.as_deref())?;
-            report.change = *vault.changes().borrow();
+        Task::Check => vault.check_anchor(anchor.as_deref())?,
+        // The store is whole, and is what the backup was. Whether that is the latest there is, its
+        // operator says.
+        Task::Restore { .. } => {
+            let checked = vault.check_anchor(anchor.as_deref());
+            report.older = checked.err().map(|error| error.to_string());
         }
         Task::AcceptRollback { reason } => {
             record(config, reason)?;
@@ -106,6 +123,7 @@ async fn look(vault: &Vault) -> Result<Report, Error> {
         revoked: 0,
         change: 0,
         anchored: None,
+        older: None,
     };
     let mut next = None;
     loop {
@@ -164,6 +182,7 @@ fn print(report: &Report, task: &Task, json: bool) -> io::Result<()> {
         "whole: {organizations} organizations, {revoked} of them revoked; every record opens"
     )?;
     match (task, report.anchored) {
+        (Task::Restore { .. }, _) => writeln!(out, "restored, at change {change}"),
         (Task::Check, _) => writeln!(out, "at change {change}, and no older than its anchor"),
         (Task::AcceptRollback { .. }, Some(seen)) => writeln!(
             out,
@@ -173,5 +192,9 @@ fn print(report: &Report, task: &Task, json: bool) -> io::Result<()> {
             out,
             "accepted: there was no anchor of this store; it is at change {change} now"
         ),
+    }?;
+    match &report.older {
+        Some(error) => writeln!(out, "not served yet: {error}"),
+        None => Ok(()),
     }
 }
