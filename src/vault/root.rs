@@ -100,7 +100,8 @@ async fn make(
     rand::fill(&mut id).map_err(|_| CryptoFailed)?;
     let key = sealed::random_key().ok_or(CryptoFailed)?;
     let kek_id = keys.current();
-    let wrapped = keys.wrap_dek(&key, &place(id).key_aad(1, &kek_id)).await?;
+    let aad = place(id).key_aad(1, &kek_id);
+    let wrapped = keys.wrap_dek(&kek_id, &key, &aad).await?;
     let wrapped = WrappedKey {
         kek_id,
         generation: 1,
