@@ -113,7 +113,7 @@ impl Broker {
         let tls = tls::server_config(&config.server.tls, &config.identity)?;
         let metrics = Arc::new(Metrics::new());
         let upstream = Upstream::new(config, clock, &metrics)?;
-        let keys = kek::open(&config.kek)?;
+        let keys = kek::open(&config.kek).await?;
         let listeners = Listeners::bind(config.server.listen, config.server.threads())?;
         let audit = open_audit(config)?;
         let (stop, end, tasks) = (

@@ -11,9 +11,11 @@ use serde::{Deserialize, Deserializer, de};
 use spiffe::TrustDomain;
 
 mod entra;
+mod kek;
 mod server;
 
 pub use entra::EntraConfig;
+pub use kek::{KekConfig, KubernetesConfig, TransitConfig};
 pub use server::{LimitsConfig, ServerConfig, TlsConfig};
 
 /// Longest configuration or policy file, in bytes.
@@ -79,14 +81,6 @@ pub enum StoreConfig {
         /// Where its anchor is kept, if not beside the directory.
         anchor_file: Option<PathBuf>,
     },
-}
-
-/// `[kek]`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct KekConfig {
-    /// The key, 32 bytes in base64.
-    pub file: PathBuf,
 }
 
 /// `[tokens]`.

@@ -50,7 +50,7 @@
 //!    `dev` knows of `app`.
 //! 2. `pb` and `tonic::Status` appear only in `rpc`, `client` and `cli` (and the latter in the codec
 //!    of `pb`).
-//! 3. `reqwest` appears only in `entra::http`, `sled` only in `store::sled`, the AEAD only in
+//! 3. `reqwest` appears only in `entra::http` and `kek::transit::http`, `sled` only in `store::sled`, the AEAD only in
 //!    `sealed`.
 //! 4. `store` sees opaque bytes; `token` knows neither HTTP nor disk.
 //! 5. `client` and `cli` compile without the server.

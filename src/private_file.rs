@@ -19,13 +19,29 @@ const FORBIDDEN_MODE: u32 = 0o037;
 /// Those of the file system, and a sentence with the remedy if the file is longer, no regular file,
 /// or open to others.
 pub(crate) fn read(file: &Path, bytes_max: usize) -> io::Result<Zeroizing<Vec<u8>>> {
+    read_closed_to(FORBIDDEN_MODE, file, bytes_max)
+}
+
+/// The same of a file that others may read: one whose mode is not the operator's to choose.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_shared(file: &Path, bytes_max: usize) -> io::Result<Zeroizing<Vec<u8>>> {
+    read_closed_to(0, file, bytes_max)
+}
+
+fn read_closed_to(
+    forbidden_mode: u32,
+    file: &Path,
+    bytes_max: usize,
+) -> io::Result<Zeroizing<Vec<u8>>> {
     let open = fs::File::open(file)?;
     // Asked of the open file, so that it cannot be exchanged in between.
     let metadata = open.metadata()?;
     if !metadata.is_file() {
         return Err(io::Error::other("is not a regular file"));
     }
-    if metadata.mode() & FORBIDDEN_MODE != 0 {
+    if metadata.mode() & forbidden_mode != 0 {
         return Err(io::Error::other(format!(
             "its mode {:04o} lets others at it; run `chmod 0600` on it",
             metadata.mode() & 0o7777,

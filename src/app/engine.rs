@@ -81,8 +81,10 @@ impl Engine {
         end: &CancellationToken,
     ) -> Result<Self, Error> {
         let store = store::open(&config.store).await?;
-        let vault = Arc::new(Vault::open(store, keys).await?);
+        let vault = Arc::new(Vault::open(store, keys.clone()).await?);
         hold_to_anchor(&config.store, &vault, tasks, end)?;
+        let ending = end.clone();
+        tasks.spawn(async move { ending.run_until_cancelled(keys.follow()).await });
         let mint = Mint::new(vault.clone(), upstream.entra.clone(), clock, fastrand::f64);
         let limits = Limits {
             slots_max: config.tokens.slots_max(),

@@ -89,7 +89,7 @@ async fn run(config: &Config, task: &Task) -> Result<Report, Error> {
             "store.kind is \"memory\": there is nothing on disk",
         )));
     };
-    let keys = kek::open(&config.kek)?;
+    let keys = kek::open(&config.kek).await?;
     if let Task::Restore { file: backup } = task {
         restore::restore(&config.store, backup, keys.clone()).await?;
     }

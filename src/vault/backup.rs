@@ -67,7 +67,7 @@ impl Frames {
         let (kek_id, generation) = (keys.current(), 1);
         let aad = place(store).key_aad(generation, &kek_id);
         let wrapped = WrappedKey {
-            wrapped: keys.wrap_dek(&key, &aad).await?,
+            wrapped: keys.wrap_dek(&kek_id, &key, &aad).await?,
             kek_id,
             generation,
         };

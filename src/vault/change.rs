@@ -208,7 +208,7 @@ impl Vault {
         let key = sealed::random_key().ok_or(CryptoFailed)?;
         let wrapped = self
             .keys
-            .wrap_dek(&key, &place.key_aad(generation, &kek_id))
+            .wrap_dek(&kek_id, &key, &place.key_aad(generation, &kek_id))
             .await?;
         let header = Header {
             kek_hash: envelope::kek_hash(&kek_id),

@@ -100,7 +100,7 @@ impl Root {
         let generation = ROOT_FORMAT.into();
         let aad = place(self.id).key_aad(generation, &kek_id);
         let wrapped = WrappedKey {
-            wrapped: keys.wrap_dek(root_key, &aad).await?,
+            wrapped: keys.wrap_dek(&kek_id, root_key, &aad).await?,
             kek_id,
             generation,
         };

@@ -11,7 +11,7 @@ use kodo_broker::{
     app::{self, Broker},
     client::{Client, ConnectionConfig},
     clock::Clock,
-    config::Config,
+    config::{Config, KekConfig},
     pb::{
         self,
         admin::v1::{self as admin, organization_service_client::OrganizationServiceClient},
@@ -196,7 +196,10 @@ impl Fixture {
 
     /// The key file.
     pub(crate) fn kek_file(&self) -> &Path {
-        &self.config.kek.file
+        match &self.config.kek {
+            KekConfig::File(file) => file,
+            KekConfig::Transit(_) => panic!("the tests' KEK is in a file"),
+        }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

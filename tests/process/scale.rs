@@ -6,7 +6,7 @@ use kodo_broker::{
     client::{Client, Token, TokenOptions},
     clock::Clock,
     credential::Credential,
-    kek::local::FileKey,
+    kek::file::KeyFile,
     organization::{ClientId, Cloud, OrganizationId, Resource, TenantId},
     pb::v1,
     secret::{AccessToken, ClientSecret},
@@ -56,7 +56,7 @@ where
 
 /// A vault in the store of a site, while no broker has it.
 async fn open(site: &Site) -> Arc<Vault> {
-    let key = FileKey::load(&site.path("kek")).expect("a key");
+    let key = KeyFile::open(&site.path("kek")).expect("a key");
     let store = SledStore::open(&site.path("data")).await.expect("opens");
     let vault = Vault::open(Arc::new(store), Arc::new(key)).await;
     Arc::new(vault.expect("opens"))

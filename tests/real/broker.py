@@ -48,7 +48,15 @@ organizations = ["*"]
 class Broker:
     """One data directory and, while started, the process that serves it."""
 
-    def __init__(self, directory: Path, ca: pki.Authority, identity: pki.Identity, authority: str):
+    def __init__(
+        self,
+        directory: Path,
+        ca: pki.Authority,
+        identity: pki.Identity,
+        authority: str,
+        kek: str | None = None,
+    ):
+        """`kek` is what stands in the section of that name, if it is not a file of its own."""
         self.directory = directory
         self.data = directory / "data"
         self.data.mkdir(mode=0o700)
@@ -57,9 +65,12 @@ class Broker:
         self._port, self._health_port = _free_ports(2)
         self._process = None
         self._channels = []
-        kek = directory / "kek"
-        kek.touch(mode=0o600)
-        kek.write_bytes(base64.b64encode(secrets.token_bytes(32)))
+        if kek is None:
+            file = directory / "kek"
+            file.touch(mode=0o600)
+            file.write_bytes(base64.b64encode(secrets.token_bytes(32)))
+            kek = f'file = "{file}"'
+        self._kek = kek
         (directory / "policy.toml").write_text(POLICY)
         (directory / "broker.toml").write_text(self._config(identity, authority))
 
@@ -163,7 +174,7 @@ kind = "sled"
 directory = "{self.data}"
 
 [kek]
-file = "{self.directory}/kek"
+{self._kek}
 
 [entra]
 extra_ca_file = "{self._ca.file}"

@@ -80,7 +80,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         path: "reqwest",
-        files: &["src/entra/http.rs"],
+        files: &["src/entra/http.rs", "src/kek/transit/http.rs"],
     },
     Rule {
         path: "sled",

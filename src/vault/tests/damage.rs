@@ -175,8 +175,13 @@ impl KeyProvider for Impostor {
         self.id.clone()
     }
 
-    async fn wrap_dek(&self, dek: &SymmetricKey, aad: &[u8]) -> Result<Vec<u8>, kek::Error> {
-        self.key.wrap_dek(dek, aad).await
+    async fn wrap_dek(
+        &self,
+        _: &KekId,
+        dek: &SymmetricKey,
+        aad: &[u8],
+    ) -> Result<Vec<u8>, kek::Error> {
+        self.key.wrap_dek(&self.key.current(), dek, aad).await
     }
 
     async fn unwrap_dek(

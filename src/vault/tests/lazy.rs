@@ -20,8 +20,13 @@ impl KeyProvider for Counting {
         self.keys.current()
     }
 
-    async fn wrap_dek(&self, dek: &SymmetricKey, aad: &[u8]) -> Result<Vec<u8>, kek::Error> {
-        self.keys.wrap_dek(dek, aad).await
+    async fn wrap_dek(
+        &self,
+        kek_id: &KekId,
+        dek: &SymmetricKey,
+        aad: &[u8],
+    ) -> Result<Vec<u8>, kek::Error> {
+        self.keys.wrap_dek(kek_id, dek, aad).await
     }
 
     async fn unwrap_dek(

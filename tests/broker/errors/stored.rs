@@ -93,10 +93,8 @@ pub(super) async fn with_a_key_that_cannot_sign() -> Status {
     let mut fixture = Setup::new().sled().start().await;
     fixture.stop_broker().await;
     let store = Arc::new(fixture.open_store().await);
-    let kek = KekConfig {
-        file: fixture.kek_file().to_owned(),
-    };
-    let vault = Vault::open(store, kek::open(&kek).expect("a KEK"))
+    let kek = KekConfig::File(fixture.kek_file().to_owned());
+    let vault = Vault::open(store, kek::open(&kek).await.expect("a KEK"))
         .await
         .expect("opens");
     let now = Clock::system().now();

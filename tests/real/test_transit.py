@@ -1,0 +1,230 @@
+"""The KEK in a real OpenBao server: what its operator does there, and what the broker makes of it."""
+
+import subprocess
+import time
+
+import grpc
+import pytest
+import registration
+from broker import BINARY
+from kodo.broker.admin.v1 import organization_service_pb2 as contract
+
+from openbao import KEY, POLICY, OpenBao
+
+WAIT_SECONDS = 20
+
+
+@pytest.fixture
+def openbao(ca, tmp_path):
+    """One for each test: they seal, stop and rotate."""
+    server = OpenBao(tmp_path, ca, ca.server(f"openbao-{tmp_path.name}"))
+    server.start()
+    server.enable_transit()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def put_token(tmp_path, canaries):
+    """Puts a token into the file that the broker reads it from."""
+    file = tmp_path / "token"
+
+    def put(token):
+        canaries.token(token)
+        new = tmp_path / "token.new"
+        new.touch(mode=0o600)
+        new.write_text(f"{token}\n")
+        new.rename(file)
+        return file
+
+    return put
+
+
+def section(openbao, login, key=KEY):
+    return f"""
+[kek.transit]
+address = "{openbao.url}"
+key = "{key}"
+ca_file = "{openbao.ca_file}"
+request_timeout_seconds = 2
+refresh_seconds = 1
+{login}
+"""
+
+
+@pytest.fixture
+def transit_broker(openbao, put_token, start_broker, authority):
+    file = put_token(openbao.token())
+    return start_broker(authority.url, section(openbao, f'token_file = "{file}"'))
+
+
+@pytest.fixture
+def new_organization(transit_broker, admin, authority, new_application, canaries):
+    """Registers an organization, which wraps a key."""
+
+    def new():
+        application = new_application()
+        authority.accept_secret(application.client_id, application.secret)
+        credential = registration.client_secret(application.secret)
+        request = registration.register(authority.tenant, application.client_id, credential)
+        canaries.identifier(request.organization_id)
+        transit_broker.organizations(admin).RegisterOrganization(request, timeout=30)
+        return request.organization_id
+
+    return new
+
+
+def restart(broker):
+    broker.stop()
+    broker.start()
+
+
+def get(broker, admin, organization_id):
+    """Reads the organization's record, which unwraps its key; nothing keeps that in memory."""
+    request = contract.GetOrganizationRequest(organization_id=organization_id)
+    return broker.organizations(admin).GetOrganization(request, timeout=30)
+
+
+def refusal(broker, admin, organization_id):
+    with pytest.raises(grpc.RpcError) as refused:
+        get(broker, admin, organization_id)
+    return refused.value
+
+
+def eventually(check):
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not (found := check()):
+        assert time.monotonic() < deadline, "it does not come to that"
+        time.sleep(0.1)
+    return found
+
+
+def opens(broker, admin, organization_id):
+    try:
+        return get(broker, admin, organization_id)
+    except grpc.RpcError as error:
+        assert error.code() == grpc.StatusCode.UNAVAILABLE
+        return None
+
+
+def logged(broker, level, words):
+    """The lines of the log with these words."""
+    lines = [line for line in broker.output().splitlines() if f'"level":"{level}"' in line]
+    return [line for line in lines if words in line]
+
+
+def test_what_was_registered_is_there_after_a_restart(
+    transit_broker, new_organization, worker, admin
+):
+    organization_id = new_organization()
+    restart(transit_broker)
+    assert get(transit_broker, admin, organization_id).organization.revision == 1
+    request = registration.get_token(organization_id, "graph")
+    assert transit_broker.tokens(worker).GetToken(request, timeout=30).access_token
+
+
+def test_a_rotated_key_opens_the_old_and_wraps_the_new(
+    openbao, transit_broker, new_organization, admin
+):
+    old = new_organization()
+    openbao.ask("POST", f"transit/keys/{KEY}/rotate")
+    eventually(lambda: logged(transit_broker, "INFO", ":v2"))
+    new = new_organization()
+    assert get(transit_broker, admin, old) and get(transit_broker, admin, new)
+    restart(transit_broker)
+    # The root and the first organization lie under the first version, which then is not to be had.
+    openbao.ask("POST", f"transit/keys/{KEY}/config", min_decryption_version=2)
+    eventually(lambda: not opens(transit_broker, admin, old))
+    assert get(transit_broker, admin, new).organization.revision == 1
+    eventually(lambda: logged(transit_broker, "ERROR", ":v1, which is none of those"))
+    openbao.ask("POST", f"transit/keys/{KEY}/config", min_decryption_version=1)
+    eventually(lambda: opens(transit_broker, admin, old))
+
+
+def test_a_token_that_has_ended_is_told_and_another_one_taken(
+    openbao, transit_broker, new_organization, put_token, admin, canaries
+):
+    organization_id = new_organization()
+    revoked = (openbao.directory / "token").read_text().strip()
+    openbao.ask("POST", "auth/token/revoke", token=revoked)
+    refused = refusal(transit_broker, admin, organization_id)
+    assert refused.code() == grpc.StatusCode.UNAVAILABLE
+    assert logged(transit_broker, "ERROR", "permission denied: the token in")
+    put_token(openbao.token())
+    eventually(lambda: opens(transit_broker, admin, organization_id))
+
+
+def test_a_token_is_renewed_before_it_ends(openbao, transit_broker, put_token):
+    token = openbao.token(ttl="4s", explicit_max_ttl="1h")
+    put_token(token)
+    eventually(lambda: logged(transit_broker, "INFO", "another token is in the file"))
+    began = time.monotonic()
+    while time.monotonic() < began + 9:
+        alive = openbao.ask("POST", "auth/token/lookup", token=token)["data"]
+        assert alive["ttl"] > 0
+        time.sleep(0.5)
+
+
+@pytest.mark.parametrize("how", ["sealed", "stopped"])
+def test_an_outage_is_told_and_ends_by_itself(
+    openbao, transit_broker, new_organization, worker, admin, how
+):
+    organization_id = new_organization()
+    request = registration.get_token(organization_id, "graph")
+    assert transit_broker.tokens(worker).GetToken(request, timeout=30)
+    openbao.seal() if how == "sealed" else openbao.stop()
+    refused = refusal(transit_broker, admin, organization_id)
+    assert refused.code() == grpc.StatusCode.UNAVAILABLE
+    words = "it is sealed" if how == "sealed" else "no connection"
+    assert logged(transit_broker, "ERROR", words)
+    eventually(lambda: logged(transit_broker, "ERROR", "cannot keep up with the KEK"))
+    # What is in memory needs no KEK.
+    assert transit_broker.tokens(worker).GetToken(request, timeout=30)
+    openbao.unseal() if how == "sealed" else openbao.start()
+    eventually(lambda: opens(transit_broker, admin, organization_id))
+    eventually(lambda: logged(transit_broker, "INFO", "can be used again"))
+
+
+def serve(broker):
+    """What a start says that must fail."""
+    done = subprocess.run(
+        [BINARY, "serve", "--config", broker.directory / "broker.toml"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=WAIT_SECONDS,
+    )
+    assert done.returncode != 0
+    return done.stderr
+
+
+def test_another_key_than_the_stores_is_refused_by_name(
+    openbao, transit_broker, new_organization, admin
+):
+    organization_id = new_organization()
+    transit_broker.stop()
+    openbao.ask("POST", f"transit/keys/{KEY}/config", deletion_allowed=True)
+    openbao.ask("DELETE", f"transit/keys/{KEY}")
+    assert "there is no such key" in serve(transit_broker)
+    # What tells them apart is the second when they were made.
+    time.sleep(1.1)
+    openbao.make_key()
+    said = serve(transit_broker)
+    assert "sealed under the KEK transit-" in said and "none of those" in said
+
+
+def test_a_key_that_cannot_bind_is_refused(openbao, put_token, transit_broker):
+    transit_broker.stop()
+    openbao.ask("POST", f"transit/keys/{KEY}/config", deletion_allowed=True)
+    openbao.ask("DELETE", f"transit/keys/{KEY}")
+    openbao.make_key(type="rsa-2048")
+    assert "aes256-gcm96" in serve(transit_broker)
+
+
+def test_a_derived_key_serves_as_well(openbao, put_token, start_broker, authority):
+    openbao.make_key("derived", derived=True)
+    rules = openbao.ask("GET", f"sys/policies/acl/{POLICY}")["data"]["policy"]
+    openbao.ask("PUT", f"sys/policies/acl/{POLICY}", policy=rules + rules.replace(KEY, "derived"))
+    file = put_token(openbao.token())
+    login = f'token_file = "{file}"'
+    restart(start_broker(authority.url, section(openbao, login, key="derived")))
