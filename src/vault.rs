@@ -20,7 +20,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use tokio::sync::{RwLock, watch};
+use tokio::sync::{Mutex, RwLock, watch};
 
 use crate::{
     credential::Credential,
@@ -38,6 +38,7 @@ mod envelope;
 mod kept_token;
 mod manifest;
 mod record;
+pub mod rewrap;
 mod root;
 
 pub use anchor::{ANCHOR_BYTES_MAX, Accepted};
@@ -70,10 +71,13 @@ pub struct Vault {
     root: Root,
     /// Of the last change that is durable.
     epoch: watch::Sender<u64>,
-    /// Held, by many at once, while something changes; a backup holds changes up for a moment.
+    /// Held, by many at once, while something changes, from when the KEK is chosen; a backup and a
+    /// re-wrapping hold changes up for a moment.
     changing: RwLock<()>,
     /// What changes while a backup is taken.
     watched: Watched,
+    /// Held while keys are re-wrapped.
+    rewrapping: Mutex<()>,
 }
 
 /// An organization with its credential, to get a token with.
@@ -162,6 +166,7 @@ impl Vault {
             epoch: watch::Sender::new(epoch),
             changing: RwLock::default(),
             watched: Watched::default(),
+            rewrapping: Mutex::default(),
         })
     }
 

@@ -204,6 +204,7 @@ impl Vault {
         mut writes: Vec<Write>,
     ) -> Result<Option<Organization>, Error> {
         let place = self.place(*index);
+        let changing = self.changing.read().await;
         let kek_id = self.keys.current();
         let key = sealed::random_key().ok_or(CryptoFailed)?;
         let wrapped = self
@@ -229,7 +230,6 @@ impl Vault {
             compares: vec![compare],
             writes,
         };
-        let changing = self.changing.read().await;
         let committed = self.store.commit(transaction).await;
         // Whatever came of it: a change that failed may have happened.
         self.watched.changed(index);

@@ -10,11 +10,11 @@ use aws_lc_rs::{hmac, rand};
 
 use super::{
     Error,
-    envelope::{Index, Place, StoreId, WrappedKey, check_format},
+    envelope::{Index, Place, Reader, StoreId, WrappedKey, check_format},
     manifest::{self, Ledger, Manifest},
 };
 use crate::{
-    kek::KeyProvider,
+    kek::{KekId, KeyProvider},
     organization::OrganizationId,
     sealed::{self, CryptoFailed},
     secret::SymmetricKey,
@@ -26,6 +26,7 @@ const KIND: &[u8] = b"root";
 /// The present format, and the one before.
 const ROOT_FORMAT: u16 = 2;
 const WITHOUT_MANIFEST: u16 = 1;
+const MISSING: Error = Error::Corrupt("no root");
 
 /// An opened root.
 pub(super) struct Root {
@@ -148,31 +149,89 @@ pub(super) fn at() -> Key {
     Key::new(b"m/", KIND)
 }
 
-async fn unwrap(value: &[u8], keys: &dyn KeyProvider) -> Result<Stored, Error> {
-    let corrupt = || Error::Corrupt("a root that is cut off");
-    let (magic, rest) = value.split_first_chunk::<4>().ok_or_else(corrupt)?;
-    let (format, rest) = rest.split_first_chunk::<2>().ok_or_else(corrupt)?;
-    let (id, wrapped) = rest.split_first_chunk::<16>().ok_or_else(corrupt)?;
-    if *magic != MAGIC {
+/// The KEK that the root key is wrapped under.
+pub(super) async fn kek_id(store: &dyn Store) -> Result<KekId, Error> {
+    let entry = store.get(&at()).await?.ok_or(MISSING)?;
+    Ok(parse(&entry.value)?.wrapped.kek_id)
+}
+
+/// Wraps the root key under a KEK, if it is not. Says whether it was not.
+pub(super) async fn rewrap(
+    store: &dyn Store,
+    keys: &dyn KeyProvider,
+    kek_id: &KekId,
+) -> Result<bool, Error> {
+    let entry = store.get(&at()).await?.ok_or(MISSING)?;
+    let Parsed {
+        head,
+        id,
+        wrapped: old,
+        ..
+    } = parse(&entry.value)?;
+    if old.kek_id == *kek_id {
+        return Ok(false);
+    }
+    let place = place(id);
+    let aad = place.key_aad(old.generation, &old.kek_id);
+    let key = keys.unwrap_dek(&old.kek_id, &old.wrapped, &aad).await?;
+    let aad = place.key_aad(old.generation, kek_id);
+    let new = WrappedKey {
+        kek_id: kek_id.clone(),
+        generation: old.generation,
+        wrapped: keys.wrap_dek(kek_id, &key, &aad).await?,
+    };
+    let value = [head, &new.encode()].concat();
+    let transaction = Transaction {
+        compares: vec![Compare::Unchanged(at(), entry.revision)],
+        writes: vec![Write::Put(at(), value)],
+    };
+    store.commit(transaction).await?;
+    Ok(true)
+}
+
+/// The parts of a root as it lies in the store.
+struct Parsed<'a> {
+    /// All before the wrapped key.
+    head: &'a [u8],
+    format: u16,
+    id: StoreId,
+    wrapped: WrappedKey,
+}
+
+fn parse(value: &[u8]) -> Result<Parsed<'_>, Error> {
+    let mut rest = Reader(value);
+    if rest.array()? != MAGIC {
         return Err(Error::Corrupt("something that is no store of the broker"));
     }
-    let format = u16::from_be_bytes(*format);
+    let format = u16::from_be_bytes(rest.array()?);
     if format != ROOT_FORMAT {
         check_format(format)?;
     }
-    let wrapped = WrappedKey::decode(wrapped)?;
+    let id = rest.array()?;
+    let wrapped = WrappedKey::decode(rest.0)?;
     if wrapped.generation != u32::from(format) {
         return Err(Error::Corrupt("a root whose key is of another format"));
     }
-    let aad = place(*id).key_aad(wrapped.generation, &wrapped.kek_id);
+    Ok(Parsed {
+        head: &value[..value.len() - rest.0.len()],
+        format,
+        id,
+        wrapped,
+    })
+}
+
+async fn unwrap(value: &[u8], keys: &dyn KeyProvider) -> Result<Stored, Error> {
+    let Parsed {
+        format,
+        id,
+        wrapped,
+        ..
+    } = parse(value)?;
+    let aad = place(id).key_aad(wrapped.generation, &wrapped.kek_id);
     let key = keys
         .unwrap_dek(&wrapped.kek_id, &wrapped.wrapped, &aad)
         .await?;
-    Ok(Stored {
-        format,
-        id: *id,
-        key,
-    })
+    Ok(Stored { format, id, key })
 }
 
 async fn make(store: &dyn Store, keys: &dyn KeyProvider, at: Key) -> Result<(Root, u64), Error> {
