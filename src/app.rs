@@ -35,6 +35,7 @@ use crate::{
         metrics_endpoint,
         organization_service::OrganizationService,
         records::Records,
+        store_service::StoreService,
         token_service::TokenService,
     },
     store, telemetry, tls, vault,
@@ -130,28 +131,16 @@ impl Broker {
         metrics.gauge("tokens", "Tokens in memory", move || counted.len());
         let records = Records::start(audit.clone(), clock, &tasks, &end);
         let limits = &config.server.limits;
-        let services = Services {
-            tokens: TokenService {
-                policy: policy.clone(),
-                tokens: engine.tokens.clone(),
-                clock,
-                records,
-                metrics: metrics.clone(),
-                margin: config.tokens.margin(),
-                streams: Arc::new(Semaphore::new(config.tokens.streams_max())),
-                stop: stop.clone(),
-                call_timeout: limits.call_timeout(),
-            },
-            organizations: OrganizationService {
-                policy: policy.clone(),
-                vault: engine.vault.clone(),
-                registrar: engine.registrar(upstream, clock, &tasks),
-                audit: audit.clone(),
-                metrics: metrics.clone(),
-                call_timeout: limits.call_timeout(),
-            },
-            reflection: config.server.reflection,
+        let parts = Parts {
+            policy: policy.clone(),
+            audit: audit.clone(),
+            records,
+            metrics: metrics.clone(),
+            clock,
+            tasks: tasks.clone(),
+            stop: stop.clone(),
         };
+        let services = services(config, engine, upstream, &parts);
         let address = listeners.address;
         let serving = Serving {
             acceptor: Acceptor::new(tls, &config.identity.trust_domain, policy, limits),
@@ -204,6 +193,54 @@ impl Broker {
     pub async fn ended(&mut self) -> Error {
         self.cores.one_ended().await;
         Error::Serving("a thread that serves callers is gone".to_owned())
+    }
+}
+
+/// What all services use.
+struct Parts {
+    policy: Arc<Policy>,
+    audit: Audit,
+    records: Arc<Records>,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+    tasks: TaskTracker,
+    /// Ends streams and long work.
+    stop: CancellationToken,
+}
+
+/// What callers can call.
+fn services(config: &Config, engine: Engine, upstream: Upstream, parts: &Parts) -> Services {
+    let limits = &config.server.limits;
+    let vault = engine.vault.clone();
+    Services {
+        tokens: TokenService {
+            policy: parts.policy.clone(),
+            tokens: engine.tokens.clone(),
+            clock: parts.clock,
+            records: parts.records.clone(),
+            metrics: parts.metrics.clone(),
+            margin: config.tokens.margin(),
+            streams: Arc::new(Semaphore::new(config.tokens.streams_max())),
+            stop: parts.stop.clone(),
+            call_timeout: limits.call_timeout(),
+        },
+        organizations: OrganizationService {
+            policy: parts.policy.clone(),
+            vault: vault.clone(),
+            registrar: engine.registrar(upstream, parts.clock, &parts.tasks),
+            audit: parts.audit.clone(),
+            metrics: parts.metrics.clone(),
+            call_timeout: limits.call_timeout(),
+        },
+        store: StoreService {
+            policy: parts.policy.clone(),
+            vault,
+            records: parts.records.clone(),
+            metrics: parts.metrics.clone(),
+            tasks: parts.tasks.clone(),
+            stop: parts.stop.clone(),
+        },
+        reflection: config.server.reflection,
     }
 }
 

@@ -31,6 +31,8 @@ pub enum Action {
     Rotate,
     /// Revoke organizations.
     Revoke,
+    /// Back the store up and re-wrap its keys.
+    ManageStore,
 }
 
 /// Why a caller may not.
@@ -102,7 +104,7 @@ struct Grant {
     resources: Vec<ResourceName>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 enum OrganizationPattern {
     Exact(String),
     /// All that begin so; of everything, with an empty prefix.
@@ -164,6 +166,11 @@ impl Policy {
         if for_tokens == entry.resources.is_empty() {
             let reason = "`resources` belong to the action get_token, and it needs them".to_owned();
             return Err((first, reason));
+        }
+        let everything = [OrganizationPattern::Prefix(String::new())];
+        if entry.actions.contains(&Action::ManageStore) && organizations != everything {
+            let reason = "`manage_store` is for all organizations: `organizations = [\"*\"]`";
+            return Err((first, reason.to_owned()));
         }
         let grant = Arc::new(Grant {
             actions: entry.actions,

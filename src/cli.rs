@@ -9,6 +9,7 @@ mod error;
 mod name;
 mod organization;
 mod source;
+mod store;
 mod table;
 mod token;
 mod value;
@@ -18,7 +19,11 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use self::error::Error;
-pub use self::{console::Console, organization::OrganizationCommand, token::TokenCommand};
+#[cfg(feature = "server")]
+pub use self::store::OfflineCommand;
+pub use self::{
+    console::Console, organization::OrganizationCommand, store::StoreCommand, token::TokenCommand,
+};
 use crate::client::ConnectionConfig;
 
 /// What the exit codes mean, for `--help`.
@@ -105,44 +110,9 @@ pub enum Command {
         #[arg(long, default_value = "readiness")]
         service: String,
     },
-    /// Look after a store while no broker has it open.
-    #[cfg(feature = "server")]
-    #[command(subcommand)]
-    Store(StoreCommand),
     /// What is done by calling a broker.
     #[command(flatten)]
     Remote(RemoteCommand),
-}
-
-/// What is done to a store while no broker has it open.
-#[cfg(feature = "server")]
-#[derive(Debug, Subcommand)]
-pub enum StoreCommand {
-    /// Look whether every record is there, opens, and is not older than the anchor.
-    Check {
-        /// The broker's configuration.
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
-    },
-    /// Make a store of a backup, where there is none, and look whether it is whole.
-    Restore {
-        /// The backup.
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
-        /// The broker's configuration.
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
-    },
-    /// Take a store that is older than its anchor for the latest there is. Organizations that were
-    /// revoked since get tokens again, and credentials that were replaced are back.
-    AcceptRollback {
-        /// The broker's configuration.
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
-        /// Why, for the audit log.
-        #[arg(long, value_name = "TEXT")]
-        reason: String,
-    },
 }
 
 /// What is done by calling a broker.
@@ -154,6 +124,9 @@ pub enum RemoteCommand {
     /// Get and watch access tokens, and report those that are refused.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Back the store up and restore it, look after its keys.
+    #[command(subcommand)]
+    Store(StoreCommand),
 }
 
 /// Runs a command that calls a broker, and returns the exit code that `--help` explains.
@@ -186,6 +159,7 @@ fn execute(
         match command {
             RemoteCommand::Org(command) => organization::run(options, command, console).await,
             RemoteCommand::Token(command) => token::run(options, command, console).await,
+            RemoteCommand::Store(command) => store::run(options, command, console).await,
         }
     });
     done.and_then(|()| console.out.flush().map_err(Error::Io))

@@ -4,6 +4,11 @@ use std::{io, process::ExitCode};
 
 use clap::Parser as _;
 use kodo_broker::cli::{self, Cli, Command, Console};
+#[cfg(feature = "server")]
+use kodo_broker::{
+    app::offline::{self, Task},
+    cli::{OfflineCommand, Output, RemoteCommand, StoreCommand},
+};
 
 fn main() -> ExitCode {
     let Cli { options, command } = Cli::parse();
@@ -15,15 +20,11 @@ fn main() -> ExitCode {
             kodo_broker::healthcheck::command(&endpoint, &service)
         }
         #[cfg(feature = "server")]
-        Command::Store(command) => {
-            use kodo_broker::{
-                app::offline::{self, Task},
-                cli::{Output, StoreCommand},
-            };
+        Command::Remote(RemoteCommand::Store(StoreCommand::Offline(command))) => {
             let (config, task) = match command {
-                StoreCommand::Check { config } => (config, Task::Check),
-                StoreCommand::Restore { file, config } => (config, Task::Restore { file }),
-                StoreCommand::AcceptRollback { config, reason } => {
+                OfflineCommand::Check { config } => (config, Task::Check),
+                OfflineCommand::Restore { file, config } => (config, Task::Restore { file }),
+                OfflineCommand::AcceptRollback { config, reason } => {
                     (config, Task::AcceptRollback { reason })
                 }
             };

@@ -14,7 +14,10 @@ use crate::{
     organization::OrganizationId,
     pb::{
         self,
-        admin::v1::organization_service_server::OrganizationServiceServer,
+        admin::v1::{
+            organization_service_server::OrganizationServiceServer,
+            store_service_server::StoreServiceServer,
+        },
         v1::{ErrorReason, token_service_server::TokenServiceServer},
     },
 };
@@ -33,12 +36,14 @@ pub mod peer;
 pub mod records;
 mod report;
 mod status;
+pub mod store_service;
 pub mod token_service;
 mod unary;
 mod watch;
 
 use listener::Peer;
 use organization_service::OrganizationService;
+use store_service::StoreService;
 use token_service::TokenService;
 
 /// Longest request of a worker, in bytes.
@@ -64,6 +69,8 @@ pub struct Services {
     pub tokens: TokenService,
     /// What operators call.
     pub organizations: OrganizationService,
+    /// What operators call for the store as a whole.
+    pub store: StoreService,
     /// Whether gRPC reflection is answered.
     pub reflection: bool,
 }
@@ -72,13 +79,17 @@ pub struct Services {
 fn routes(
     tokens: Arc<TokenService>,
     organizations: OrganizationService,
+    store: StoreService,
     reflection: bool,
 ) -> Routes {
     let tokens =
         TokenServiceServer::from_arc(tokens).max_decoding_message_size(TOKEN_REQUEST_BYTES_MAX);
     let organizations = OrganizationServiceServer::new(organizations)
         .max_decoding_message_size(ADMIN_REQUEST_BYTES_MAX);
-    let routes = Routes::new(tokens).add_service(organizations);
+    let store = StoreServiceServer::new(store).max_decoding_message_size(ADMIN_REQUEST_BYTES_MAX);
+    let routes = Routes::new(tokens)
+        .add_service(organizations)
+        .add_service(store);
     if !reflection {
         return routes.prepare();
     }

@@ -52,6 +52,26 @@ fn refused(grant: &str, line: usize, says: &str) {
 }
 
 #[test]
+fn managing_the_store_is_granted_for_everything_or_not_at_all() {
+    let policy = |organizations: &str| {
+        let text = format!(
+            "[[grant]]\ncallers = [\"spiffe://kodo.test/a\"]\nactions = [\"manage_store\"]\n\
+             organizations = {organizations}\n"
+        );
+        Policy::parse(&text, &TrustDomain::new("kodo.test").expect("a domain"))
+    };
+    let granted = policy("[\"*\"]").expect("parses");
+    let caller = |name: &str| SpiffeId::new(format!("spiffe://kodo.test/{name}")).expect("an id");
+    assert_eq!(granted.check_any(&caller("a"), Action::ManageStore), Ok(()));
+    let denied = granted.check_any(&caller("b"), Action::ManageStore);
+    assert_eq!(denied, Err(Denied::Action));
+    for organizations in ["[]", "[\"contoso\"]", "[\"c*\"]", "[\"*\", \"contoso\"]"] {
+        let error = policy(organizations).expect_err("refused");
+        assert!(error.starts_with("line 2: `manage_store`"), "{error}");
+    }
+}
+
+#[test]
 fn without_grants_nobody_may_do_anything() {
     for text in ["", "# only a comment", "grant = []"] {
         let policy = parse(text).expect("parses");

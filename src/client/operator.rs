@@ -1,11 +1,16 @@
 //! The operator's side of the contract.
 
+use tonic::Streaming;
+
 use super::{ConnectionConfig, Error, connection::Connection};
 use crate::pb::admin::v1::{
-    GetOrganizationRequest, GetOrganizationResponse, ListOrganizationsRequest,
+    BackUpStoreRequest, BackUpStoreResponse, GetOrganizationRequest, GetOrganizationResponse,
+    GetStoreStatusRequest, GetStoreStatusResponse, ListOrganizationsRequest,
     ListOrganizationsResponse, RegisterOrganizationRequest, RegisterOrganizationResponse,
-    RevokeOrganizationRequest, RevokeOrganizationResponse, RotateCredentialRequest,
-    RotateCredentialResponse, organization_service_client::OrganizationServiceClient,
+    RevokeOrganizationRequest, RevokeOrganizationResponse, RewrapKeysRequest, RewrapKeysResponse,
+    RotateCredentialRequest, RotateCredentialResponse,
+    organization_service_client::OrganizationServiceClient,
+    store_service_client::StoreServiceClient,
 };
 
 /// Registers, reads, rotates and revokes organizations. Cheap to clone: clones share the
@@ -123,6 +128,45 @@ impl Operator {
         let request = self.connection.request(request);
         let response = self.service().revoke_organization(request).await?;
         Ok(response.into_inner())
+    }
+
+    /// Tells how the store is.
+    ///
+    /// # Errors
+    ///
+    /// As the comment of the RPC in `store_service.proto` tells.
+    pub async fn store_status(&self) -> Result<GetStoreStatusResponse, Error> {
+        let request = self.connection.request(GetStoreStatusRequest {});
+        let response = self.store().get_store_status(request).await?;
+        Ok(response.into_inner())
+    }
+
+    /// Has keys re-wrapped. The last message has `finished`.
+    ///
+    /// # Errors
+    ///
+    /// As the comment of the RPC in `store_service.proto` tells, here or as the last item of the stream.
+    pub async fn rewrap_keys(
+        &self,
+        request: RewrapKeysRequest,
+    ) -> Result<Streaming<RewrapKeysResponse>, Error> {
+        // It has no deadline: it takes as long as it takes.
+        let response = self.store().rewrap_keys(request).await?;
+        Ok(response.into_inner())
+    }
+
+    /// Takes a backup. The last message has `finished`; without it the backup is none.
+    ///
+    /// # Errors
+    ///
+    /// As the comment of the RPC in `store_service.proto` tells, here or as the last item of the stream.
+    pub async fn back_up_store(&self) -> Result<Streaming<BackUpStoreResponse>, Error> {
+        let response = self.store().back_up_store(BackUpStoreRequest {}).await?;
+        Ok(response.into_inner())
+    }
+
+    fn store(&self) -> StoreServiceClient<tonic::transport::Channel> {
+        StoreServiceClient::new(self.connection.channel.clone())
     }
 
     fn service(&self) -> OrganizationServiceClient<tonic::transport::Channel> {

@@ -73,7 +73,12 @@ impl Door {
             .max_local_error_reset_streams(LOCAL_RESETS_MAX);
         let tokens = Arc::new(services.tokens);
         Self(Arc::new(Inner {
-            routes: routes(tokens.clone(), services.organizations, services.reflection),
+            routes: routes(
+                tokens.clone(),
+                services.organizations,
+                services.store,
+                services.reflection,
+            ),
             tokens,
             audit,
             metrics,

@@ -181,8 +181,8 @@ impl Vault {
         if old.is_empty() {
             return Ok(0);
         }
-        let anew = stream::iter(&old).map(|row| self.wrap_anew(kek_id, row));
-        let anew: Vec<_> = anew.buffered(AT_ONCE).try_collect().await?;
+        let anew: Vec<_> = old.iter().map(|row| self.wrap_anew(kek_id, row)).collect();
+        let anew: Vec<_> = stream::iter(anew).buffered(AT_ONCE).try_collect().await?;
         match self.put(&anew).await {
             Err(store::Error::Conflict) => {}
             outcome => return Ok(outcome.map(|()| anew.len() as u64)?),

@@ -21,6 +21,10 @@ use fields::{Field, Kind};
 const ANYTHING: &[(&str, &str)] = &[
     ("validate_only", "a bool has two values, and both are meant"),
     ("forget_tokens", "a bool has two values, and both are meant"),
+    (
+        "keys_per_second_max",
+        "any number is a rate, and none is no limit",
+    ),
 ];
 
 /// Text fields that may hold any characters, and why.
@@ -93,7 +97,7 @@ fn wrong_values(field: &Field) -> Vec<(&'static str, Value)> {
         .map(|time| ("past, or beyond the year 9999", one(&time.encode_to_vec())))
         .into(),
         Kind::Message => vec![("without content", one(b""))],
-        Kind::Bool => Vec::new(),
+        Kind::Bool | Kind::Rate => Vec::new(),
     };
     if field.required {
         values.push(("absent", Value::Absent));
@@ -153,6 +157,10 @@ fn accepted(rpc: &str, field: &str) -> Vec<u8> {
         .encode_to_vec(),
         "RotateCredential" => request::rotate("contoso", 1, credential).encode_to_vec(),
         "RevokeOrganization" => request::revoke("contoso", 1).encode_to_vec(),
+        "RewrapKeys" => admin::RewrapKeysRequest {
+            keys_per_second_max: 100,
+        }
+        .encode_to_vec(),
         other => panic!("{other} is new: tell what a good request of it is"),
     }
 }
@@ -162,7 +170,7 @@ async fn fixture() -> (Fixture, Channel) {
     let policy = r#"
         [[grant]]
         callers = ["spiffe://kodo.test/admin"]
-        actions = ["get_token", "register", "get", "list", "rotate", "revoke"]
+        actions = ["get_token", "register", "get", "list", "rotate", "revoke", "manage_store"]
         organizations = ["*"]
         resources = ["graph", "exchange", "sharepoint", "azure_ad_graph"]
     "#;

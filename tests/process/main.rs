@@ -6,6 +6,7 @@ mod canary;
 mod certificate;
 mod clock_steps;
 mod command_line;
+mod custody;
 mod dev;
 mod example;
 mod kill;

@@ -1,21 +1,21 @@
 //! Takes a backup of a vault that is in use.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
     fmt, mem,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use super::{Content, FRAME_BYTES, Frames, Row};
 use crate::{
-    store::{Key, SCAN_MAX},
+    store::Key,
     vault::{Error, KEYS, RECORDS, Vault, envelope::Index, manifest, root},
 };
 
 /// Records that changed while the backup was taken and are read at the end, while no change is let in.
 const HELD_UP_MAX: usize = 256;
 /// Rows that are read at once.
-const PAGE: usize = SCAN_MAX;
+const PAGE: usize = 128;
 
 /// Which records changed since a backup began.
 #[derive(Debug, Default)]
@@ -26,7 +26,10 @@ pub struct Backup<'a> {
     vault: &'a Vault,
     frames: Frames,
     state: State,
+    /// What was read and is not sealed yet.
     rows: Vec<Row>,
+    /// What is sealed and was not given yet.
+    ready: VecDeque<Vec<u8>>,
     /// Records that are in it so far.
     done: u64,
     total: u64,
@@ -105,6 +108,7 @@ impl<'a> Backup<'a> {
             frames,
             state: State::Reading(None),
             rows: Vec::new(),
+            ready: VecDeque::new(),
             done: 0,
             total,
         };
@@ -119,23 +123,17 @@ impl<'a> Backup<'a> {
     /// Those of the store. The backup is none then.
     pub async fn next(&mut self) -> Result<Option<Piece>, Error> {
         loop {
+            if let Some(frame) = self.ready.pop_front() {
+                return Ok(Some(self.piece(frame)));
+            }
             match mem::replace(&mut self.state, State::Ended) {
                 State::Reading(after) => self.read(after).await?,
-                State::CatchingUp => {
-                    let last = self.catch_up().await?;
-                    return Ok(Some(self.piece(last)));
-                }
+                State::CatchingUp => self.catch_up().await?,
                 State::Ended => return Ok(None),
             }
-            if self
-                .rows
-                .iter()
-                .map(|(_, value)| value.len())
-                .sum::<usize>()
-                >= FRAME_BYTES
-            {
-                let frames = self.drain()?;
-                return Ok(Some(self.piece(frames)));
+            let read = self.rows.iter().map(|(_, value)| value.len());
+            if read.sum::<usize>() >= FRAME_BYTES {
+                self.seal_rows()?;
             }
         }
     }
@@ -163,14 +161,13 @@ impl<'a> Backup<'a> {
 
     /// Reads what changed, again and again until it is little; then the rest, and the manifest, while no
     /// change is let in.
-    async fn catch_up(&mut self) -> Result<Vec<u8>, Error> {
-        let mut frames = Vec::new();
+    async fn catch_up(&mut self) -> Result<(), Error> {
         let vault = self.vault;
         loop {
             let changed = vault.watched.take();
             let few = changed.len() <= HELD_UP_MAX;
             self.read_records(&changed).await?;
-            frames.extend(self.drain()?);
+            self.seal_rows()?;
             if few {
                 break;
             }
@@ -182,9 +179,9 @@ impl<'a> Backup<'a> {
             self.read_row(at).await?;
         }
         drop(held_up);
-        frames.extend(self.drain()?);
-        frames.extend(self.frames.seal(&Content::End)?);
-        Ok(frames)
+        self.seal_rows()?;
+        self.ready.push_back(self.frames.seal(&Content::End)?);
+        Ok(())
     }
 
     async fn read_records(&mut self, changed: &BTreeSet<Index>) -> Result<(), Error> {
@@ -204,9 +201,8 @@ impl<'a> Backup<'a> {
         Ok(())
     }
 
-    /// The rows that were read, as frames.
-    fn drain(&mut self) -> Result<Vec<u8>, Error> {
-        let mut frames = Vec::new();
+    /// Makes frames of the rows that were read.
+    fn seal_rows(&mut self) -> Result<(), Error> {
         let mut rows = mem::take(&mut self.rows).into_iter().peekable();
         while rows.peek().is_some() {
             let mut bytes = 0;
@@ -217,9 +213,10 @@ impl<'a> Backup<'a> {
                 bytes += 6 + key.as_bytes().len() + value.len();
                 part.push((key, value));
             }
-            frames.extend(self.frames.seal(&Content::Rows(part))?);
+            self.ready
+                .push_back(self.frames.seal(&Content::Rows(part))?);
         }
-        Ok(frames)
+        Ok(())
     }
 
     fn piece(&self, bytes: Vec<u8>) -> Piece {

@@ -33,6 +33,8 @@ pub(super) enum Kind {
     Enum,
     PageSize,
     HttpStatus,
+    /// Any number is one, and none is no limit.
+    Rate,
     /// The only `uint64`.
     Revision,
     Duration,
@@ -138,6 +140,7 @@ fn kind(field: &FieldDescriptorProto) -> Kind {
         (Type::Enum, _) => Kind::Enum,
         (Type::Uint32, _) if field.name() == "page_size" => Kind::PageSize,
         (Type::Uint32, _) if field.name() == "http_status" => Kind::HttpStatus,
+        (Type::Uint32, _) if field.name() == "keys_per_second_max" => Kind::Rate,
         (Type::Uint64, _) if field.name() == "revision" => Kind::Revision,
         (Type::Message, ".google.protobuf.Duration") => Kind::Duration,
         (Type::Message, ".google.protobuf.Timestamp") => Kind::Timestamp,

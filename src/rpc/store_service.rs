@@ -1,0 +1,191 @@
+//! `StoreService`: what operators do to the store as a whole.
+
+use std::{num::NonZeroU32, pin::Pin, sync::Arc};
+
+use tokio::sync::mpsc;
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Request, Response, Status, async_trait};
+
+use super::{
+    deny, peer_of,
+    records::{Asked, Records},
+    status,
+};
+use crate::{
+    audit::Outcome,
+    authz::{Action, Caller, Policy},
+    metrics::Metrics,
+    pb::admin::v1::{
+        BackUpStoreRequest, BackUpStoreResponse, GetStoreStatusRequest, GetStoreStatusResponse,
+        RewrapKeysRequest, RewrapKeysResponse, store_service_server,
+    },
+    vault::{self, Vault, backup::Backup, rewrap::Progress},
+};
+
+/// Messages that a slow reader may leave waiting; then a backup waits, too.
+const WAITING_MAX: usize = 4;
+
+/// Looks after the store.
+#[derive(Clone, Debug)]
+pub struct StoreService {
+    /// What callers may do.
+    pub policy: Arc<Policy>,
+    /// What is in the store.
+    pub vault: Arc<Vault>,
+    /// Where calls are recorded.
+    pub records: Arc<Records>,
+    /// Where they are counted.
+    pub metrics: Arc<Metrics>,
+    /// Where long work runs.
+    pub tasks: TaskTracker,
+    /// Ends it.
+    pub stop: CancellationToken,
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type Sender<T> = mpsc::Sender<Result<T, Status>>;
+
+#[async_trait]
+impl store_service_server::StoreService for StoreService {
+    async fn get_store_status(
+        &self,
+        request: Request<GetStoreStatusRequest>,
+    ) -> Result<Response<GetStoreStatusResponse>, Status> {
+        self.admit("GetStoreStatus", &request)?;
+        let census = self.vault.census().await?;
+        Ok(Response::new(GetStoreStatusResponse {
+            kek_id: self.vault.kek_id().as_str().to_owned(),
+            keys: census.keys.into_iter().collect(),
+            change: *self.vault.changes().borrow(),
+        }))
+    }
+
+    type RewrapKeysStream = Answers<RewrapKeysResponse>;
+
+    async fn rewrap_keys(
+        &self,
+        request: Request<RewrapKeysRequest>,
+    ) -> Result<Response<Self::RewrapKeysStream>, Status> {
+        self.admit("RewrapKeys", &request)?;
+        let per_second = NonZeroU32::new(request.into_inner().keys_per_second_max);
+        let vault = self.vault.clone();
+        Ok(self.answers(async move |answers| rewrap(&vault, per_second, answers).await))
+    }
+
+    type BackUpStoreStream = Answers<BackUpStoreResponse>;
+
+    async fn back_up_store(
+        &self,
+        request: Request<BackUpStoreRequest>,
+    ) -> Result<Response<Self::BackUpStoreStream>, Status> {
+        self.admit("BackUpStore", &request)?;
+        let vault = self.vault.clone();
+        Ok(self.answers(async move |answers| back_up(&vault, answers).await))
+    }
+}
+
+impl StoreService {
+    /// Lets a caller in, on record and counted either way: what is done then may take long.
+    fn admit<T>(&self, rpc: &'static str, request: &Request<T>) -> Result<(), Status> {
+        let peer = peer_of(request)?;
+        let admitted = match peer.caller() {
+            Ok(caller) => {
+                let allowed = self.allow(caller);
+                let outcome = allowed.as_ref().map(|()| None);
+                let recorded = self
+                    .records
+                    .record(&peer, caller, rpc, &Asked::default(), outcome);
+                recorded.map_err(Status::from).and(allowed)
+            }
+            Err(unidentified) => Err(unidentified.into()),
+        };
+        let outcome = admitted
+            .as_ref()
+            .map_or_else(status::reason, |()| Outcome::Done.as_str());
+        self.metrics.called(rpc, outcome);
+        admitted
+    }
+
+    fn allow(&self, caller: &Caller) -> Result<(), Status> {
+        let action = Action::ManageStore;
+        let allowed = self.policy.check_any(caller.id(), action);
+        allowed.map_err(|denied| deny(caller.id(), action, None, denied))
+    }
+
+    /// Has work done beside the call, which is given its answers as they come. It ends with the broker,
+    /// or when nobody takes its answers any more.
+    fn answers<T: Send + 'static, F>(
+        &self,
+        work: impl FnOnce(Sender<T>) -> F,
+    ) -> Response<Answers<T>>
+    where
+        F: Future<Output = Result<(), vault::Error>> + Send + 'static,
+    {
+        let (sender, answers) = mpsc::channel(WAITING_MAX);
+        let (stop, last, work) = (self.stop.clone(), sender.clone(), work(sender.clone()));
+        self.tasks.spawn(async move {
+            let outcome = tokio::select! {
+                outcome = work => outcome.map_err(Status::from),
+                () = stop.cancelled() => Err(status::shutting_down()),
+                () = sender.closed() => return,
+            };
+            if let Err(status) = outcome {
+                // Nobody may listen any more.
+                let _ = last.send(Err(status)).await;
+            }
+        });
+        Response::new(Box::pin(ReceiverStream::new(answers)))
+    }
+}
+
+async fn rewrap(
+    vault: &Vault,
+    per_second: Option<NonZeroU32>,
+    answers: Sender<RewrapKeysResponse>,
+) -> Result<(), vault::Error> {
+    let mut last = Progress::default();
+    let census = vault.rewrap(per_second, |progress| {
+        last = progress;
+        // A reader who is slow sees fewer of them.
+        let _ = answers.try_send(Ok(response(progress)));
+    });
+    let keys = census.await?.keys.into_iter().collect();
+    let finished = RewrapKeysResponse {
+        finished: true,
+        keys,
+        ..response(last)
+    };
+    // The work is done, whoever learns of it.
+    let _ = answers.send(Ok(finished)).await;
+    Ok(())
+}
+
+fn response(progress: Progress) -> RewrapKeysResponse {
+    RewrapKeysResponse {
+        keys_done: progress.done,
+        keys_rewrapped: progress.rewrapped,
+        keys_total: progress.total,
+        ..RewrapKeysResponse::default()
+    }
+}
+
+async fn back_up(vault: &Vault, answers: Sender<BackUpStoreResponse>) -> Result<(), vault::Error> {
+    let (mut backup, mut piece) = Backup::begin(vault).await?;
+    loop {
+        let next = backup.next().await?;
+        let message = BackUpStoreResponse {
+            data: piece.bytes,
+            organizations_done: piece.done,
+            organizations_total: piece.total,
+            finished: next.is_none(),
+        };
+        if answers.send(Ok(message)).await.is_err() {
+            return Ok(());
+        }
+        match next {
+            Some(next) => piece = next,
+            None => return Ok(()),
+        }
+    }
+}
