@@ -11,7 +11,7 @@ from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from kodo.broker.admin.v1 import organization_service_pb2_grpc
+from kodo.broker.admin.v1 import organization_service_pb2_grpc, store_service_pb2_grpc
 from kodo.broker.v1 import token_service_pb2_grpc
 
 import pki
@@ -136,6 +136,10 @@ class Broker:
     def organizations(self, caller: pki.Identity):
         """The operator's side of the contract."""
         return organization_service_pb2_grpc.OrganizationServiceStub(self._channel(caller))
+
+    def store(self, caller: pki.Identity):
+        """The operator's side of the contract for the store as a whole."""
+        return store_service_pb2_grpc.StoreServiceStub(self._channel(caller))
 
     def output(self) -> str:
         return "\n".join(log.read_text(errors="replace") for log in self.logs)

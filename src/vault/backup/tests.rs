@@ -228,6 +228,32 @@ async fn one_backup_is_taken_at_a_time_and_one_given_up_leaves_room() {
     take(&vault).await;
 }
 
+/// Made by an independent implementation (`tests/real/custody.py`), and kept: a backup of format 1, of a
+/// store of format 2.
+#[tokio::test]
+async fn a_backup_of_format_1_is_restored() {
+    let backup = include_bytes!("golden-1.backup");
+    let store = put_back(backup).await.expect("restores");
+    let vault = reopen(&store, 1).await.expect("is whole");
+    assert!(vault.anchor().contains(" change=9 "), "{}", vault.anchor());
+    let fixture = Fixture { store, vault };
+    let secret = fixture.secret("fabrikam").await;
+    assert_eq!(secret.as_deref(), Some("golden~secret.value"));
+    let mut expected = [
+        ("fabrikam".to_owned(), 3, true),
+        ("gone".to_owned(), 2, false),
+    ];
+    let mut found = organizations(&fixture.vault).await;
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+    // A newer format is refused before anything is written.
+    let mut newer = backup.to_vec();
+    newer[4..6].copy_from_slice(&2_u16.to_be_bytes());
+    let refused = put_back(&newer).await;
+    assert!(matches!(refused, Err(Error::Newer(2))), "{refused:?}");
+}
+
 proptest! {
     #[test]
     fn rows_come_back(rows in prop::collection::vec(
