@@ -14,8 +14,11 @@ use crate::{
     organization::OrganizationId,
     pb::{
         self,
-        admin::v1::organization_service_server::OrganizationServiceServer,
-        v1::{ErrorReason, token_service_server::TokenServiceServer},
+        admin::v1::organization_service_server::{self, OrganizationServiceServer},
+        v1::{
+            ErrorReason,
+            token_service_server::{self, TokenServiceServer},
+        },
     },
 };
 
@@ -32,6 +35,7 @@ pub mod organization_service;
 pub mod peer;
 pub mod records;
 mod report;
+pub mod seal;
 mod status;
 pub mod token_service;
 mod unary;
@@ -56,6 +60,8 @@ const PROBE_AGE_MAX: Duration = Duration::from_secs(60);
 /// Names of the health service beside the empty one.
 const LIVENESS: &str = "liveness";
 const READINESS: &str = "readiness";
+/// Another one: whether the broker has opened what it guards, if it is not ready.
+pub const UNSEALED: &str = "unsealed";
 
 /// Everything that callers can call.
 #[derive(Debug)]
@@ -64,14 +70,12 @@ pub struct Services {
     pub tokens: TokenService,
     /// What operators call.
     pub organizations: OrganizationService,
-    /// Whether gRPC reflection is answered.
-    pub reflection: bool,
 }
 
-/// Everything, by path.
+/// Everything, by path, and gRPC reflection if it is wanted.
 fn routes(
-    tokens: Arc<TokenService>,
-    organizations: OrganizationService,
+    tokens: Arc<impl token_service_server::TokenService>,
+    organizations: impl organization_service_server::OrganizationService,
     reflection: bool,
 ) -> Routes {
     let tokens =
@@ -118,6 +122,10 @@ impl Health {
             .set_service_status(LIVENESS, ServingStatus::Serving)
             .await;
         health.set_ready(false).await;
+        health
+            .0
+            .set_service_status(UNSEALED, ServingStatus::NotServing)
+            .await;
         let connections = listener::accept_plain(listener, PROBES_MAX, tasks, stop.clone());
         let serving = Server::builder()
             .max_concurrent_streams(16)
@@ -127,6 +135,14 @@ impl Health {
             .add_service(service)
             .serve_with_incoming_shutdown(connections, stop.cancelled_owned());
         Ok((health, serving))
+    }
+
+    /// Says that the broker is sealed no more, and ready.
+    pub async fn set_unsealed(&self) {
+        self.0
+            .set_service_status(UNSEALED, ServingStatus::Serving)
+            .await;
+        self.set_ready(true).await;
     }
 
     /// Says whether calls are served.

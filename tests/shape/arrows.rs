@@ -20,7 +20,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("credential", "malformed secret"),
     ("dev", "app cli clock config sealed simulator telemetry"),
     ("entra", "clock config credential organization secret"),
-    ("healthcheck", ""),
+    ("healthcheck", "rpc"),
     ("hex", ""),
     ("kek", "config hex private_file sealed secret"),
     ("main", "app cli dev healthcheck"),
