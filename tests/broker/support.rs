@@ -151,6 +151,13 @@ impl Fixture {
         });
     }
 
+    /// Starts a broker that cannot open its store.
+    pub(crate) async fn start_broker_sealed(&mut self) {
+        let broker = self.start_sealed().await;
+        assert!(broker.sealed.is_some(), "it has opened its store");
+        self.broker = Some(broker);
+    }
+
     /// A broker that may be sealed.
     async fn start_sealed(&self) -> Broker {
         let started = Broker::start(&self.config, self.clock).await;
