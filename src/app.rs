@@ -12,7 +12,6 @@ use std::{
 
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::Semaphore,
     time::{Instant, timeout_at},
 };
 use tokio_util::{
@@ -28,26 +27,29 @@ use crate::{
     entra, kek,
     metrics::Metrics,
     rpc::{
-        self, Health, Services,
+        self, Health,
         connection::Door,
         cores::{Cores, Listeners, Serving},
         listener::Acceptor,
         metrics_endpoint,
-        organization_service::OrganizationService,
         records::Records,
-        store_service::StoreService,
-        token_service::TokenService,
+        seal::Seal,
     },
     store, telemetry, tls, vault,
 };
 
 mod engine;
 pub mod offline;
+mod opening;
 
-use engine::{Engine, Upstream};
+use engine::Upstream;
+use opening::{Attempt as _, Opening, Sealed, cause, keep_trying};
 
 /// Exit code of a configuration that cannot be used (`EX_CONFIG` of sysexits.h).
 const EXIT_CONFIG: u8 = 78;
+
+/// What the figure tells.
+const SEALED: &str = "Whether every call is refused since the store is not open: 1 or 0";
 
 /// A broker that serves.
 #[derive(Debug)]
@@ -58,6 +60,8 @@ pub struct Broker {
     pub health_address: Option<SocketAddr>,
     /// Where the figures are served.
     pub metrics_address: Option<SocketAddr>,
+    /// Why it was sealed when it started, if it was. It opens by itself where that can be.
+    pub sealed: Option<Error>,
     health: Option<Health>,
     cores: Cores,
     /// Stops the listeners and lets calls finish.
@@ -68,7 +72,7 @@ pub struct Broker {
     drain: Duration,
 }
 
-/// Why a broker does not start.
+/// Why a broker does not start, or starts sealed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The configuration or the policy.
@@ -101,12 +105,12 @@ pub enum Error {
 }
 
 impl Broker {
-    /// Starts a broker. It serves when this returns.
+    /// Starts a broker. It serves when this returns; what it guards is open, or the broker is sealed.
     ///
     /// # Errors
-    /// [`Error`]; nothing is left running then.
+    /// [`Error`], of the configuration and of the system only; nothing is left running then.
     pub async fn start(config: &Config, clock: Clock) -> Result<Self, Error> {
-        // Whatever can be wrong without touching the store comes first.
+        // Whatever an operator has to put right before anything can be served comes first.
         let policy = Arc::new(Policy::load(
             &config.policy.file,
             &config.identity.trust_domain,
@@ -114,7 +118,6 @@ impl Broker {
         let tls = tls::server_config(&config.server.tls, &config.identity)?;
         let metrics = Arc::new(Metrics::new());
         let upstream = Upstream::new(config, clock, &metrics)?;
-        let keys = kek::open(&config.kek).await?;
         let listeners = Listeners::bind(config.server.listen, config.server.threads())?;
         let audit = open_audit(config)?;
         let (stop, end, tasks) = (
@@ -126,37 +129,45 @@ impl Broker {
         let end_guard = end.clone().drop_guard();
         let (health, health_address) = start_health(config, &tasks, &end).await?;
         let metrics_address = start_metrics(config, &metrics, &tasks, &end).await?;
-        let engine = Engine::start(config, clock, keys, &upstream, &tasks, &end).await?;
-        let counted = engine.tokens.clone();
-        metrics.gauge("tokens", "Tokens in memory", move || counted.len());
         let records = Records::start(audit.clone(), clock, &tasks, &end);
         let limits = &config.server.limits;
-        let parts = Parts {
-            policy: policy.clone(),
-            audit: audit.clone(),
-            records,
-            metrics: metrics.clone(),
-            clock,
-            tasks: tasks.clone(),
-            stop: stop.clone(),
-        };
-        let services = services(config, engine, upstream, &parts);
-        let address = listeners.address;
+        let seal = Seal::new(records.clone(), metrics.clone());
+        let reflection = config.server.reflection;
+        let (audited, counted) = (audit.clone(), metrics.clone());
+        let door = Door::new(seal.clone(), reflection, limits, audited, counted);
+        let (address, is_sealed) = (listeners.address, door.is_sealed());
+        metrics.gauge("sealed", SEALED, move || is_sealed().into());
         let serving = Serving {
-            acceptor: Acceptor::new(tls, &config.identity.trust_domain, policy, limits),
-            door: Door::new(services, limits, audit, metrics),
+            acceptor: Acceptor::new(tls, &config.identity.trust_domain, policy.clone(), limits),
+            door: door.clone(),
+            stop: stop.clone(),
+            end: end.clone(),
+        };
+        let cores = Cores::start(listeners, &serving, &tasks).await?;
+        let opening = Opening {
+            config: config.clone(),
+            clock,
+            policy,
+            upstream,
+            records,
+            audit,
+            metrics,
+            tasks: tasks.clone(),
             stop: stop.clone(),
             end,
         };
-        let cores = Cores::start(listeners, &serving, &tasks).await?;
-        if let Some(health) = &health {
-            health.set_ready(true).await;
+        let mut opening = Sealed::new(opening, seal, door, health.clone());
+        let sealed = opening.attempt().await.err();
+        if sealed.as_ref().is_some_and(|error| cause(error).may_pass()) {
+            let (stop, opening) = (stop.clone(), keep_trying(opening));
+            tasks.spawn(async move { stop.run_until_cancelled(opening).await });
         }
         tracing::info!(%address, ?health_address, ?metrics_address, "serving");
         Ok(Self {
             address,
             health_address,
             metrics_address,
+            sealed,
             health,
             cores,
             stop,
@@ -193,54 +204,6 @@ impl Broker {
     pub async fn ended(&mut self) -> Error {
         self.cores.one_ended().await;
         Error::Serving("a thread that serves callers is gone".to_owned())
-    }
-}
-
-/// What all services use.
-struct Parts {
-    policy: Arc<Policy>,
-    audit: Audit,
-    records: Arc<Records>,
-    metrics: Arc<Metrics>,
-    clock: Clock,
-    tasks: TaskTracker,
-    /// Ends streams and long work.
-    stop: CancellationToken,
-}
-
-/// What callers can call.
-fn services(config: &Config, engine: Engine, upstream: Upstream, parts: &Parts) -> Services {
-    let limits = &config.server.limits;
-    let vault = engine.vault.clone();
-    Services {
-        tokens: TokenService {
-            policy: parts.policy.clone(),
-            tokens: engine.tokens.clone(),
-            clock: parts.clock,
-            records: parts.records.clone(),
-            metrics: parts.metrics.clone(),
-            margin: config.tokens.margin(),
-            streams: Arc::new(Semaphore::new(config.tokens.streams_max())),
-            stop: parts.stop.clone(),
-            call_timeout: limits.call_timeout(),
-        },
-        organizations: OrganizationService {
-            policy: parts.policy.clone(),
-            vault: vault.clone(),
-            registrar: engine.registrar(upstream, parts.clock, &parts.tasks),
-            audit: parts.audit.clone(),
-            metrics: parts.metrics.clone(),
-            call_timeout: limits.call_timeout(),
-        },
-        store: StoreService {
-            policy: parts.policy.clone(),
-            vault,
-            records: parts.records.clone(),
-            metrics: parts.metrics.clone(),
-            tasks: parts.tasks.clone(),
-            stop: parts.stop.clone(),
-        },
-        reflection: config.server.reflection,
     }
 }
 
@@ -307,7 +270,11 @@ pub fn serve_command(config: &Path) -> ExitCode {
 }
 
 async fn serve(config: &Config) -> Result<(), Error> {
-    let mut broker = Broker::start(config, Clock::system()).await?;
+    let mut broker = tokio::select! {
+        started = Broker::start(config, Clock::system()) => started?,
+        // A large store takes a while to open.
+        signalled = signalled() => return signalled.map_err(Error::from),
+    };
     tokio::select! {
         signalled = signalled() => signalled?,
         error = broker.ended() => return Err(error),

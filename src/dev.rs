@@ -147,7 +147,11 @@ async fn start(listen: SocketAddr, folder: Folder) -> Result<Running, Error> {
         folder.write_configuration(listen, &simulator.authority_url(), &simulator.graph_url())?;
     let config = Config::load(&file).map_err(app::Error::from)?;
     telemetry::init(&config.log).map_err(app::Error::from)?;
-    let broker = Broker::start(&config, Clock::system()).await?;
+    let mut broker = Broker::start(&config, Clock::system()).await?;
+    // Somebody waits for it at a terminal: what keeps it sealed ends it.
+    if let Some(sealed) = broker.sealed.take() {
+        return Err(sealed.into());
+    }
     folder.write_connections(broker.address)?;
     Ok(Running {
         broker,

@@ -6,10 +6,13 @@ use std::{
     time::Duration,
 };
 
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
+
+/// As the broker names it on its health port.
+const UNSEALED: &str = "unsealed";
 
 /// Longer than a healthy broker ever takes, shorter than the probe's own time limit.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -41,15 +44,24 @@ async fn check(endpoint: &str, service: &str) -> Result<(), String> {
         .connect()
         .await
         .map_err(|error| error.to_string())?;
+    let mut client = HealthClient::new(channel);
+    let status = ask(&mut client, service).await?;
+    if status == ServingStatus::Serving {
+        return Ok(());
+    }
+    let mut reason = format!("{service} is {}", status.as_str_name());
+    // An older broker has no such service.
+    if ask(&mut client, UNSEALED).await == Ok(ServingStatus::NotServing) {
+        reason.push_str(": the broker is sealed, it cannot open what it guards; its log says why");
+    }
+    Err(reason)
+}
+
+async fn ask(client: &mut HealthClient<Channel>, service: &str) -> Result<ServingStatus, String> {
     let request = HealthCheckRequest {
         service: service.to_owned(),
     };
-    let answer = HealthClient::new(channel)
-        .check(request)
-        .await
-        .map_err(|error| error.to_string())?;
-    match answer.into_inner().status() {
-        ServingStatus::Serving => Ok(()),
-        other => Err(format!("{service} is {}", other.as_str_name())),
-    }
+    let answer = client.check(request).await;
+    let answer = answer.map_err(|error| error.to_string())?;
+    Ok(answer.into_inner().status())
 }

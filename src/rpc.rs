@@ -15,10 +15,13 @@ use crate::{
     pb::{
         self,
         admin::v1::{
-            organization_service_server::OrganizationServiceServer,
-            store_service_server::StoreServiceServer,
+            organization_service_server::{self, OrganizationServiceServer},
+            store_service_server::{self, StoreServiceServer},
         },
-        v1::{ErrorReason, token_service_server::TokenServiceServer},
+        v1::{
+            ErrorReason,
+            token_service_server::{self, TokenServiceServer},
+        },
     },
 };
 
@@ -35,6 +38,7 @@ pub mod organization_service;
 pub mod peer;
 pub mod records;
 mod report;
+pub mod seal;
 mod status;
 pub mod store_service;
 pub mod token_service;
@@ -61,6 +65,8 @@ const PROBE_AGE_MAX: Duration = Duration::from_secs(60);
 /// Names of the health service beside the empty one.
 const LIVENESS: &str = "liveness";
 const READINESS: &str = "readiness";
+/// Another one: whether the broker has opened what it guards, if it is not ready.
+pub const UNSEALED: &str = "unsealed";
 
 /// Everything that callers can call.
 #[derive(Debug)]
@@ -71,15 +77,13 @@ pub struct Services {
     pub organizations: OrganizationService,
     /// What operators call for the store as a whole.
     pub store: StoreService,
-    /// Whether gRPC reflection is answered.
-    pub reflection: bool,
 }
 
-/// Everything, by path.
+/// Everything, by path, and gRPC reflection if it is wanted.
 fn routes(
-    tokens: Arc<TokenService>,
-    organizations: OrganizationService,
-    store: StoreService,
+    tokens: Arc<impl token_service_server::TokenService>,
+    organizations: impl organization_service_server::OrganizationService,
+    store: impl store_service_server::StoreService,
     reflection: bool,
 ) -> Routes {
     let tokens =
@@ -129,6 +133,10 @@ impl Health {
             .set_service_status(LIVENESS, ServingStatus::Serving)
             .await;
         health.set_ready(false).await;
+        health
+            .0
+            .set_service_status(UNSEALED, ServingStatus::NotServing)
+            .await;
         let connections = listener::accept_plain(listener, PROBES_MAX, tasks, stop.clone());
         let serving = Server::builder()
             .max_concurrent_streams(16)
@@ -138,6 +146,14 @@ impl Health {
             .add_service(service)
             .serve_with_incoming_shutdown(connections, stop.cancelled_owned());
         Ok((health, serving))
+    }
+
+    /// Says that the broker is sealed no more, and ready.
+    pub async fn set_unsealed(&self) {
+        self.0
+            .set_service_status(UNSEALED, ServingStatus::Serving)
+            .await;
+        self.set_ready(true).await;
     }
 
     /// Says whether calls are served.

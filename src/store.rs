@@ -43,6 +43,11 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// [`Error::Conflict`] if a compare does not hold; any other error leaves open whether the
     /// transaction was applied.
     async fn commit(&self, transaction: Transaction) -> Result<Revision, Error>;
+
+    /// Whether a write has failed, so that none is accepted any more until a restart.
+    fn has_failed(&self) -> bool {
+        false
+    }
 }
 
 /// Name of an entry: 1 to [`KEY_BYTES_MAX`] bytes.

@@ -8,14 +8,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::Error;
 use crate::{
-    anchor::AnchorFile,
     clock::Clock,
-    config::{Config, StoreConfig},
+    config::Config,
     entra::{TokenEndpoint, client::Client, http::Http, outage::Outage, paced::Paced},
-    kek::KeyProvider,
     metrics::Metrics,
     registration::Registrar,
-    store,
     token::{
         cache::{Limits, TokenCache},
         mint::Mint,
@@ -36,7 +33,7 @@ pub(super) struct Upstream {
 
 /// What gets tokens.
 pub(super) struct Engine {
-    pub(super) vault: Arc<Vault>,
+    vault: Arc<Vault>,
     pub(super) tokens: TokenCache,
 }
 
@@ -71,20 +68,15 @@ impl Upstream {
 }
 
 impl Engine {
-    /// Opens the store and starts the work that goes on until `end`.
-    pub(super) async fn start(
+    /// Starts the work that goes on until `end`.
+    pub(super) fn start(
         config: &Config,
         clock: Clock,
-        keys: Arc<dyn KeyProvider>,
+        vault: Arc<Vault>,
         upstream: &Upstream,
         tasks: &TaskTracker,
         end: &CancellationToken,
-    ) -> Result<Self, Error> {
-        let store = store::open(&config.store).await?;
-        let vault = Arc::new(Vault::open(store, keys.clone()).await?);
-        hold_to_anchor(&config.store, &vault, tasks, end)?;
-        let ending = end.clone();
-        tasks.spawn(async move { ending.run_until_cancelled(keys.follow()).await });
+    ) -> Self {
         let mint = Mint::new(vault.clone(), upstream.entra.clone(), clock, fastrand::f64);
         let limits = Limits {
             slots_max: config.tokens.slots_max(),
@@ -96,35 +88,19 @@ impl Engine {
         tasks.spawn(async move { ending.run_until_cancelled(renewals.run()).await });
         let (ending, sweeping) = (end.clone(), sweep(tokens.clone(), vault.clone(), clock));
         tasks.spawn(async move { ending.run_until_cancelled(sweeping).await });
-        Ok(Self { vault, tokens })
+        Self { vault, tokens }
     }
 
     /// What changes the vault, and has the cache forget.
     pub(super) fn registrar(
         self,
-        upstream: Upstream,
+        upstream: &Upstream,
         clock: Clock,
         tasks: &TaskTracker,
     ) -> Registrar {
         let (vault, tokens) = (self.vault, self.tokens);
-        Registrar::new(vault, upstream.entra, tokens, clock, tasks.clone())
+        Registrar::new(vault, upstream.entra.clone(), tokens, clock, tasks.clone())
     }
-}
-
-/// Refuses a store that is older than its anchor; from then on the anchor follows the store.
-fn hold_to_anchor(
-    store: &StoreConfig,
-    vault: &Arc<Vault>,
-    tasks: &TaskTracker,
-    end: &CancellationToken,
-) -> Result<(), Error> {
-    let Some(file) = store.anchor_file().map(AnchorFile::new) else {
-        return Ok(());
-    };
-    vault.check_anchor(file.read()?.as_deref())?;
-    file.write(&vault.anchor())?;
-    tasks.spawn(file.follow(vault.clone(), end.clone()));
-    Ok(())
 }
 
 /// Drops what has ended, in memory and in the store, for ever.

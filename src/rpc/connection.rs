@@ -10,7 +10,7 @@ use std::{
     future::{Future, poll_fn},
     io,
     pin::pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Waker},
     time::Duration,
 };
@@ -28,7 +28,9 @@ use super::{
     gather::{Gate, gather, turn},
     get_token,
     listener::{Peer, TlsConnection},
-    routes, status,
+    routes,
+    seal::Seal,
+    status,
     token_service::TokenService,
     unary::Answer,
 };
@@ -44,9 +46,11 @@ pub struct Door(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    tokens: Arc<TokenService>,
-    /// Everything, `GetToken` included: for requests that are not as they usually are.
-    routes: Routes,
+    /// Empty while the broker is sealed, then set for good. Looking costs a call one load.
+    open: OnceLock<Open>,
+    /// What answers as long as it is empty.
+    sealed: Routes,
+    reflection: bool,
     audit: Audit,
     metrics: Arc<Metrics>,
     http2: http2::Builder<InTurn>,
@@ -54,11 +58,20 @@ struct Inner {
     call_timeout: Duration,
 }
 
+/// What answers calls.
+#[derive(Debug)]
+struct Open {
+    tokens: Arc<TokenService>,
+    /// Everything, `GetToken` included: for requests that are not as they usually are.
+    routes: Routes,
+}
+
 impl Door {
-    /// A door to services.
+    /// A door that is sealed: callers are let in, and told so.
     #[must_use]
     pub fn new(
-        services: Services,
+        seal: Seal,
+        reflection: bool,
         limits: &LimitsConfig,
         audit: Audit,
         metrics: Arc<Metrics>,
@@ -71,21 +84,39 @@ impl Door {
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .max_header_list_size(HEADERS_BYTES_MAX)
             .max_local_error_reset_streams(LOCAL_RESETS_MAX);
-        let tokens = Arc::new(services.tokens);
         Self(Arc::new(Inner {
-            routes: routes(
-                tokens.clone(),
-                services.organizations,
-                services.store,
-                services.reflection,
-            ),
-            tokens,
+            open: OnceLock::new(),
+            sealed: routes(Arc::new(seal.clone()), seal.clone(), seal, reflection),
+            reflection,
             audit,
             metrics,
             http2,
             connection_age_max: limits.connection_age_max(),
             call_timeout: limits.call_timeout(),
         }))
+    }
+
+    /// Has services answer from now on, on open connections, too. Those that were given first stay.
+    pub fn open(&self, services: Services) {
+        let tokens = Arc::new(services.tokens);
+        let routes = routes(
+            tokens.clone(),
+            services.organizations,
+            services.store,
+            self.0.reflection,
+        );
+        let _ = self.0.open.set(Open { tokens, routes });
+    }
+
+    /// Tells whether nothing but refusals is to be had. For the figures, which the door holds: so what
+    /// is returned does not hold the door.
+    pub fn is_sealed(&self) -> impl Fn() -> bool + Send + Sync + use<> {
+        let inner = Arc::downgrade(&self.0);
+        move || {
+            inner
+                .upgrade()
+                .is_none_or(|inner| inner.open.get().is_none())
+        }
     }
 
     /// Serves a connection until the client leaves, it is too old, or `stop`; then lets its calls
@@ -128,43 +159,44 @@ impl Door {
         peer: Peer,
         request: Request<Incoming>,
     ) -> Result<Response<Answer>, Infallible> {
+        let Some(open) = self.0.open.get() else {
+            return other(&self.0.sealed, peer, request).await;
+        };
         if request.uri().path() != get_token::PATH {
-            return self.0.other(peer, request).await;
+            return other(&open.routes, peer, request).await;
         }
-        match get_token::answer(&self.0.tokens, &peer, request).await {
+        match get_token::answer(&open.tokens, &peer, request).await {
             Ok(response) => Ok(response),
-            Err(unusual) => self.0.other(peer, unusual).await,
+            Err(unusual) => other(&open.routes, peer, unusual).await,
         }
     }
 }
 
-impl Inner {
-    /// What tonic's services answer.
-    async fn other<B>(
-        &self,
-        peer: Peer,
-        mut request: Request<B>,
-    ) -> Result<Response<Answer>, Infallible>
-    where
-        B: hyper::body::Body<Data = hyper::body::Bytes> + Send + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        let deadline = deadline(request.headers());
-        request.extensions_mut().insert(peer);
-        let answering = self.routes.clone().call(request);
-        // Boxed: it is larger than what most calls need.
-        let answering = Box::pin(async move {
-            match deadline {
-                Some(limit) => timeout(limit, answering).await,
-                None => Ok(answering.await),
-            }
-        });
-        let response = match answering.await {
-            Ok(Ok(response)) => response,
-            Err(_) => status::deadline_exceeded(ErrorReason::IdpUnreachable).into_http(),
-        };
-        Ok(response.map(Answer::Other))
-    }
+/// What tonic's services answer.
+async fn other<B>(
+    routes: &Routes,
+    peer: Peer,
+    mut request: Request<B>,
+) -> Result<Response<Answer>, Infallible>
+where
+    B: hyper::body::Body<Data = hyper::body::Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let deadline = deadline(request.headers());
+    request.extensions_mut().insert(peer);
+    let answering = routes.clone().call(request);
+    // Boxed: it is larger than what most calls need.
+    let answering = Box::pin(async move {
+        match deadline {
+            Some(limit) => timeout(limit, answering).await,
+            None => Ok(answering.await),
+        }
+    });
+    let response = match answering.await {
+        Ok(Ok(response)) => response,
+        Err(_) => status::deadline_exceeded(ErrorReason::IdpUnreachable).into_http(),
+    };
+    Ok(response.map(Answer::Other))
 }
 
 /// Counts an open connection.

@@ -38,7 +38,7 @@ use crate::{
 const LOOKED_AT_MAX: usize = 1000;
 
 /// Messages that are about an organization.
-trait Names {
+pub(super) trait Names {
     /// Its id as the message has it; empty where it has none.
     fn organization_id(&self) -> &str;
 }

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The RPC in records and figures.
-const REPORT_TOKEN: &str = "ReportToken";
+pub(super) const REPORT_TOKEN: &str = "ReportToken";
 
 impl TokenService {
     /// What is made of a report, recorded and counted.

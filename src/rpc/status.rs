@@ -12,7 +12,7 @@ use std::{
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
-use super::peer::Unidentified;
+use super::{peer::Unidentified, seal::Cause};
 use crate::{
     audit,
     authz::Denied,
@@ -92,6 +92,34 @@ pub(super) fn shutting_down() -> Status {
         Reason::ShuttingDown,
         "interrupted: the broker is shutting down, or the organization changed again and again; try again",
         RETRY,
+    )
+}
+
+/// The broker is sealed. Paths and what lies in the store are for the log.
+pub(super) fn sealed(cause: Cause) -> Status {
+    let why = match cause {
+        Cause::Opening => "it is about to open its store; try again",
+        Cause::Kek => {
+            "the key encryption key is missing, wrong or out of reach; the broker tries again by itself"
+        }
+        Cause::InUse => {
+            "another process has its store open, which may be the one that it replaces; the broker tries again by itself"
+        }
+        Cause::Anchor => {
+            "the anchor of its store cannot be read or written; the broker tries again by itself"
+        }
+        Cause::Store => {
+            "its store cannot be opened as it is; its operator has to look at it, the log says why"
+        }
+    };
+    let message = format!("the broker is sealed: {why}");
+    let after = cause.may_pass().then_some(RETRY);
+    with(
+        Code::Unavailable,
+        Reason::Sealed,
+        message,
+        HashMap::new(),
+        after,
     )
 }
 

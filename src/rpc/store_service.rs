@@ -44,6 +44,10 @@ pub struct StoreService {
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+/// How far re-wrapping has come.
+pub(super) type RewrapStream = Answers<RewrapKeysResponse>;
+/// The pieces of a backup.
+pub(super) type BackupStream = Answers<BackUpStoreResponse>;
 type Sender<T> = mpsc::Sender<Result<T, Status>>;
 
 #[async_trait]
@@ -61,7 +65,7 @@ impl store_service_server::StoreService for StoreService {
         }))
     }
 
-    type RewrapKeysStream = Answers<RewrapKeysResponse>;
+    type RewrapKeysStream = RewrapStream;
 
     async fn rewrap_keys(
         &self,
@@ -73,7 +77,7 @@ impl store_service_server::StoreService for StoreService {
         Ok(self.answers(async move |answers| rewrap(&vault, per_second, answers).await))
     }
 
-    type BackUpStoreStream = Answers<BackUpStoreResponse>;
+    type BackUpStoreStream = BackupStream;
 
     async fn back_up_store(
         &self,

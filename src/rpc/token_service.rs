@@ -36,7 +36,7 @@ use crate::{
 };
 
 /// The RPC in records and figures.
-const GET_TOKEN: &str = "GetToken";
+pub(super) const GET_TOKEN: &str = "GetToken";
 
 /// Hands out tokens.
 #[derive(Clone, Debug)]

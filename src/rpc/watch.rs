@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The RPC in records and figures.
-const WATCH_TOKEN: &str = "WatchToken";
+pub(super) const WATCH_TOKEN: &str = "WatchToken";
 
 /// Tokens as they come.
 pub(super) type TokenStream =

@@ -144,6 +144,10 @@ impl Store for SledStore {
         }
         self.writer.commit(transaction).await
     }
+
+    fn has_failed(&self) -> bool {
+        self.writer.has_failed()
+    }
 }
 
 /// Whether a directory holds a database.

@@ -17,6 +17,7 @@ mod registration;
 mod reports;
 mod revocation;
 mod rotation;
+mod sealed;
 mod support;
 mod upstream;
 mod watch;

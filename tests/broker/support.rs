@@ -139,12 +139,29 @@ impl Fixture {
     /// Starts the broker over what is in its store.
     pub(crate) async fn start_broker(&mut self) {
         self.broker = Some(loop {
-            match Broker::start(&self.config, self.clock).await {
+            let mut broker = self.start_sealed().await;
+            match broker.sealed.take() {
+                None => break broker,
                 // sled gives its lock back in a thread of its own, some time after it was dropped.
-                Err(app::Error::Store(store::Error::InUse(_))) => tokio::task::yield_now().await,
-                started => break started.expect("the broker starts"),
+                Some(app::Error::Store(store::Error::InUse(_))) => {
+                    broker.stop().await.expect("nothing had ended by itself");
+                }
+                Some(error) => panic!("the broker is sealed: {error}"),
             }
         });
+    }
+
+    /// Starts a broker that cannot open its store.
+    pub(crate) async fn start_broker_sealed(&mut self) {
+        let broker = self.start_sealed().await;
+        assert!(broker.sealed.is_some(), "it has opened its store");
+        self.broker = Some(broker);
+    }
+
+    /// A broker that may be sealed.
+    async fn start_sealed(&self) -> Broker {
+        let started = Broker::start(&self.config, self.clock).await;
+        started.expect("the broker starts")
     }
 
     /// One request to the port of the figures, over a connection of its own, and the whole answer.

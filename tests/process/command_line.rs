@@ -1,7 +1,7 @@
 //! What an operator meets: refusals that say why, an end that is in order, and exit codes that a
 //! program can go by.
 
-use std::{collections::BTreeMap, fs, net::TcpListener, os::unix::fs::PermissionsExt as _};
+use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt as _};
 
 use kodo_broker::simulator::{
     certificate::Certificate,
@@ -14,7 +14,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use crate::{
     certificate::ApplicationKey,
     program::{Ended, Running, command, poll, run, run_with_input},
-    site::{KEK, OTHER_KEK, Site, files_below},
+    site::Site,
 };
 
 const SECRET: &str = "Secret~0123456789~abcdefghij";
@@ -72,7 +72,6 @@ async fn a_configuration_that_cannot_be_used_is_refused_with_its_place() {
             "/dev/null/x",
         ),
         ("https://127.0.0.1", "https://login.example", "loopback"),
-        ("/kek\"", "/keks\"", "keks"),
     ] {
         let said_so = edited(from, to);
         assert!(said_so.contains(said), "{said_so}");
@@ -96,17 +95,13 @@ async fn a_configuration_that_cannot_be_used_is_refused_with_its_place() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_that_others_can_read_is_refused_with_the_remedy() {
     let site = Site::new().await;
-    for name in ["kek", "broker.key"] {
-        let open = fs::Permissions::from_mode(0o644);
-        fs::set_permissions(site.path(name), open).expect("it is ours");
-        let ended = site.refused(78);
-        assert!(
-            ended.error().contains(name) && ended.error().contains("chmod"),
-            "{ended:?}"
-        );
-        let closed = fs::Permissions::from_mode(0o600);
-        fs::set_permissions(site.path(name), closed).expect("it is ours");
-    }
+    let open = fs::Permissions::from_mode(0o644);
+    fs::set_permissions(site.path("broker.key"), open).expect("it is ours");
+    let ended = site.refused(78);
+    assert!(
+        ended.error().contains("broker.key") && ended.error().contains("chmod"),
+        "{ended:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -128,41 +123,6 @@ async fn an_address_that_is_taken_is_named() {
             "{said}"
         );
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_serves_one_process_and_opens_under_its_own_key_only() {
-    let site = Site::new().await;
-    let serving = site.serve().await;
-    register(&site, "contoso");
-    let second = site.refused(1);
-    assert!(
-        second.error().contains("in use by another process"),
-        "{second:?}"
-    );
-    let token = ["token", "get", "contoso", "graph"];
-    site.call("worker", &token).expect_code(0);
-    serving.stop();
-
-    let before = files_below(&site.path("data"));
-    site.write("kek", OTHER_KEK);
-    let refused = site.refused(1);
-    let said = refused.error();
-    assert!(
-        said.contains("file-"),
-        "the key that is missing is not named: {said}"
-    );
-    // The engine fills the last segment of its log up when it opens it; what it held, it still holds.
-    let after: BTreeMap<_, _> = files_below(&site.path("data")).into_iter().collect();
-    assert!(!before.is_empty());
-    for (path, content) in before {
-        let now = after.get(&path).map_or(&[][..], Vec::as_slice);
-        assert!(now.starts_with(&content), "{} was changed", path.display());
-    }
-    site.write("kek", KEK);
-    let serving = site.serve().await;
-    site.call("worker", &token).expect_code(0);
-    serving.stop();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

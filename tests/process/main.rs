@@ -13,6 +13,7 @@ mod kill;
 mod program;
 mod rollback;
 mod scale;
+mod sealed;
 mod secrecy;
 mod site;
 mod streams;

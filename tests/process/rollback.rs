@@ -68,7 +68,7 @@ async fn an_older_copy_of_the_store_is_refused_until_it_is_accepted() {
     );
     put_back(&site, "copy");
     let before = fs::read(site.path(ANCHOR)).expect("an anchor");
-    let refused = site.refused(1);
+    let refused = site.serve_sealed().await.stop();
     assert!(
         refused.err.contains("its anchor has seen change 4"),
         "{refused:?}"
@@ -106,11 +106,11 @@ async fn a_store_without_its_anchor_is_refused_and_a_crash_costs_none() {
     let site = revoked_since().await;
     let anchor = fs::read(site.path(ANCHOR)).expect("an anchor");
     fs::remove_file(site.path(ANCHOR)).expect("removes");
-    let refused = site.refused(1);
+    let refused = site.serve_sealed().await.stop();
     assert!(refused.err.contains("its anchor is missing"), "{refused:?}");
     assert!(!site.path(ANCHOR).exists(), "it makes none up");
     site.write(ANCHOR, "kodo-broker anchor 1 store=00 change=1 mac=00\n");
-    let refused = site.refused(1);
+    let refused = site.serve_sealed().await.stop();
     assert!(refused.err.contains("not one of this store"), "{refused:?}");
     // One that is behind is as good: the broker was killed before it wrote the next.
     site.write(ANCHOR, anchor);

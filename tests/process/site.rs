@@ -1,6 +1,7 @@
 //! A place to run a broker at: a simulated Entra, certificates, and a folder with all files.
 
 use std::{
+    cell::Cell,
     fs,
     net::SocketAddr,
     os::unix::fs::OpenOptionsExt as _,
@@ -173,8 +174,27 @@ filter = "{filter}"
         self.serve_as(self.serve_command()).await
     }
 
+    /// Runs `serve`, which starts sealed. It listens when this returns.
+    pub(crate) async fn serve_sealed(&self) -> Serving {
+        let serving = self.listen(self.serve_command());
+        assert_eq!(
+            serving.health("readiness").await,
+            Some(ServingStatus::NotServing)
+        );
+        serving
+    }
+
     /// The same, run otherwise.
     pub(crate) async fn serve_as(&self, command: Command) -> Serving {
+        let serving = self.listen(command);
+        assert_eq!(
+            serving.health("readiness").await,
+            Some(ServingStatus::Serving)
+        );
+        serving
+    }
+
+    fn listen(&self, command: Command) -> Serving {
         let process = Running::start(command);
         // The ports are free ones: only the log knows them.
         let lines = process.err.until(|line| serving_addresses(line).is_some());
@@ -186,10 +206,6 @@ filter = "{filter}"
             address,
             health_address,
         };
-        assert_eq!(
-            serving.health("readiness").await,
-            Some(ServingStatus::Serving)
-        );
         for name in ["worker", "admin"] {
             let connection = format!(
                 "endpoint = \"https://{address}\"\nca_file = \"ca.pem\"\n\
@@ -236,6 +252,16 @@ impl Serving {
         let service = service.to_owned();
         let answer = client.check(HealthCheckRequest { service }).await.ok()?;
         Some(answer.into_inner().status())
+    }
+
+    /// Waits until its log has said this so often.
+    pub(crate) fn logged(&self, text: &str, times: usize) {
+        let seen = Cell::new(0);
+        let said = self.process.err.until(|line| {
+            seen.set(seen.get() + usize::from(line.contains(text)));
+            seen.get() == times
+        });
+        said.unwrap_or_else(|all| panic!("{text} was never said:\n{all}"));
     }
 
     /// Ends it as an orchestrator does, which has to be a success.

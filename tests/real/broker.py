@@ -86,8 +86,8 @@ class Broker:
     def health_target(self) -> str:
         return f"127.0.0.1:{self._health_port}"
 
-    def start(self) -> None:
-        """Returns once every health service says that it serves."""
+    def start(self, services=("", "liveness", "readiness")) -> None:
+        """Returns once these health services say that they serve: those of a broker that is not sealed."""
         with self.logs[0].open("ab") as stdout, self.logs[1].open("ab") as stderr:
             self._process = subprocess.Popen(
                 [BINARY, "serve", "--config", self.directory / "broker.toml"],
@@ -96,7 +96,7 @@ class Broker:
                 stderr=stderr,
             )
         deadline = time.monotonic() + START_SECONDS
-        while not all(self.serves(service) for service in ("", "liveness", "readiness")):
+        while not all(self.serves(service) for service in services):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the broker does not get ready:\n{self.output()}")
             time.sleep(0.05)

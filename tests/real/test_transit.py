@@ -1,12 +1,10 @@
 """The KEK in a real OpenBao server: what its operator does there, and what the broker makes of it."""
 
-import subprocess
 import time
 
 import grpc
 import pytest
 import registration
-from broker import BINARY
 from kodo.broker.admin.v1 import organization_service_pb2 as contract
 
 from openbao import KEY, POLICY, OpenBao
@@ -185,17 +183,32 @@ def test_an_outage_is_told_and_ends_by_itself(
     eventually(lambda: logged(transit_broker, "INFO", "can be used again"))
 
 
-def serve(broker):
-    """What a start says that must fail."""
-    done = subprocess.run(
-        [BINARY, "serve", "--config", broker.directory / "broker.toml"],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=WAIT_SECONDS,
-    )
-    assert done.returncode != 0
-    return done.stderr
+def sealed(broker):
+    """What a broker says that starts, and cannot open its store. It runs on."""
+    before = len(logged(broker, "ERROR", "SEALED"))
+    broker.start(services=["liveness"])
+    eventually(lambda: len(logged(broker, "ERROR", "SEALED")) > before)
+    assert not broker.serves("readiness")
+    return logged(broker, "ERROR", "SEALED")[before]
+
+
+@pytest.mark.parametrize("how", ["sealed", "stopped"])
+def test_a_broker_that_starts_during_an_outage_opens_when_it_ends(
+    openbao, transit_broker, new_organization, worker, admin, how
+):
+    organization_id = new_organization()
+    transit_broker.stop()
+    openbao.seal() if how == "sealed" else openbao.stop()
+    assert "cannot be used for now" in sealed(transit_broker)
+    request = registration.get_token(organization_id, "graph")
+    with pytest.raises(grpc.RpcError) as refused:
+        transit_broker.tokens(worker).GetToken(request, timeout=30)
+    assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert "the broker is sealed" in refused.value.details()
+    openbao.unseal() if how == "sealed" else openbao.start()
+    eventually(lambda: transit_broker.serves("readiness"))
+    assert transit_broker.tokens(worker).GetToken(request, timeout=30).access_token
+    assert len(logged(transit_broker, "INFO", "UNSEALED")) == 1
 
 
 def test_another_key_than_the_stores_is_refused_by_name(
@@ -205,11 +218,12 @@ def test_another_key_than_the_stores_is_refused_by_name(
     transit_broker.stop()
     openbao.ask("POST", f"transit/keys/{KEY}/config", deletion_allowed=True)
     openbao.ask("DELETE", f"transit/keys/{KEY}")
-    assert "there is no such key" in serve(transit_broker)
+    assert "there is no such key" in sealed(transit_broker)
+    transit_broker.stop()
     # What tells them apart is the second when they were made.
     time.sleep(1.1)
     openbao.make_key()
-    said = serve(transit_broker)
+    said = sealed(transit_broker)
     assert "sealed under the KEK transit-" in said and "none of those" in said
 
 
@@ -218,7 +232,7 @@ def test_a_key_that_cannot_bind_is_refused(openbao, put_token, transit_broker):
     openbao.ask("POST", f"transit/keys/{KEY}/config", deletion_allowed=True)
     openbao.ask("DELETE", f"transit/keys/{KEY}")
     openbao.make_key(type="rsa-2048")
-    assert "aes256-gcm96" in serve(transit_broker)
+    assert "aes256-gcm96" in sealed(transit_broker)
 
 
 def test_a_derived_key_serves_as_well(openbao, put_token, start_broker, authority):

@@ -31,6 +31,9 @@ const KINDS: [RejectionKind; 14] = [
     RejectionKind::Other,
 ];
 
+/// Causes of being sealed that may be over without a restart.
+const PASSING: [Cause; 4] = [Cause::Opening, Cause::Kek, Cause::InUse, Cause::Anchor];
+
 /// What the comment of a reason promises.
 #[derive(Debug)]
 struct Promise {
@@ -191,6 +194,7 @@ fn statuses() -> Vec<Status> {
         Unidentified::ForeignTrustDomain,
     ];
     statuses.extend(unidentified.map(Status::from));
+    statuses.extend(PASSING.map(sealed));
     let denied = [Denied::Organization, Denied::Action, Denied::Resource];
     statuses.extend(denied.map(Status::from));
     let tokens = [
@@ -256,6 +260,20 @@ fn waiting_is_advised_exactly_where_the_contract_says_so() {
             "{reason}"
         );
     }
+}
+
+#[test]
+fn a_sealed_broker_advises_to_wait_unless_only_its_operator_can_help() {
+    for cause in PASSING {
+        assert!(
+            cause.may_pass() && retries(&sealed(cause)).is_some(),
+            "{cause:?}"
+        );
+    }
+    let status = sealed(Cause::Store);
+    assert_eq!(reason(&status), "SEALED");
+    assert_eq!((status.code(), retries(&status)), (Code::Unavailable, None));
+    assert!(status.message().contains("operator"), "{status:?}");
 }
 
 #[test]

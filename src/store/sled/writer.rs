@@ -1,6 +1,13 @@
 //! The one thread that writes, so that many commits share one flush and one `fdatasync`.
 
-use std::{fmt, fs, io, thread};
+use std::{
+    fmt, fs, io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
 
 use sled::{
     Db, Tree,
@@ -25,6 +32,7 @@ const REVISION: &[u8] = b"revision";
 /// Hands transactions to the writing thread, which ends when this is dropped.
 pub(super) struct Writer {
     queue: mpsc::Sender<Job>,
+    has_failed: Arc<AtomicBool>,
 }
 
 struct Job {
@@ -41,6 +49,8 @@ struct Thread {
     /// Set by the first failed write. Afterwards nobody knows what is on disk, so nothing more is
     /// written: a retried fsync may report success for data that is gone.
     failed: Option<Error>,
+    /// The same, for others to see.
+    has_failed: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for Writer {
@@ -52,17 +62,25 @@ impl fmt::Debug for Writer {
 impl Writer {
     pub(super) fn start(db: Db, records: Tree, counters: Tree, log: fs::File) -> io::Result<Self> {
         let (queue, jobs) = mpsc::channel(QUEUE);
+        let has_failed = Arc::<AtomicBool>::default();
         let thread = Thread {
             db,
             records,
             counters,
             log,
             failed: None,
+            has_failed: has_failed.clone(),
         };
         thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || thread.run(jobs))?;
-        Ok(Self { queue })
+        Ok(Self { queue, has_failed })
+    }
+
+    /// Whether nothing is written any more.
+    pub(super) fn has_failed(&self) -> bool {
+        // A thread that panicked has said nothing.
+        self.has_failed.load(Ordering::Relaxed) || self.queue.is_closed()
     }
 
     pub(super) async fn commit(&self, transaction: Transaction) -> Result<Revision, Error> {
@@ -129,6 +147,7 @@ impl Thread {
     fn fail(&mut self, error: Error) -> Error {
         tracing::error!(%error, "the store cannot write; restart once its disk is well again");
         self.failed = Some(error.clone());
+        self.has_failed.store(true, Ordering::Relaxed);
         error
     }
 }

@@ -1,0 +1,214 @@
+//! A broker that cannot open its store refuses every call with one reason, and serves on the same
+//! connections once it can.
+
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
+use kodo_broker::{
+    pb::v1::{ErrorReason, Resource},
+    simulator::pki::Leaf,
+};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::support::{
+    CONTOSO, Fixture, Organizations, SECRET, Setup, Tokens, assert_refused, pki, reason, request,
+    token,
+};
+
+const KEK: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n";
+
+/// `contoso` in a store whose KEK is away.
+async fn without_kek() -> Fixture {
+    let setup = Setup::new()
+        .sled()
+        .server("metrics_listen = \"127.0.0.1:0\"")
+        .config("[audit]\nfile = \"{folder}/audit.jsonl\"");
+    let mut fixture = setup.start().await;
+    fixture
+        .register("contoso", CONTOSO, request::secret(SECRET))
+        .await;
+    fixture.stop_broker().await;
+    fs::remove_file(fixture.kek_file()).expect("it is there");
+    fixture.start_broker_sealed().await;
+    fixture
+}
+
+fn refusal<T>(outcome: Result<T, Status>) -> Status {
+    outcome.err().expect("the call is refused")
+}
+
+/// Every call that there is, made by one caller: its name and how it was refused.
+async fn all_calls(
+    mut tokens: Tokens,
+    mut organizations: Organizations,
+) -> Vec<(&'static str, Status)> {
+    let graph = Resource::Graph;
+    let (secret, certificate) = (request::secret(SECRET), request::certificate());
+    vec![
+        (
+            "GetToken",
+            refusal(tokens.get_token(request::token("contoso", graph)).await),
+        ),
+        (
+            "WatchToken",
+            refusal(tokens.watch_token(request::watch("contoso", graph)).await),
+        ),
+        (
+            "ReportToken",
+            refusal(
+                tokens
+                    .report_token(request::report("contoso", graph, "00", 401))
+                    .await,
+            ),
+        ),
+        (
+            "RegisterOrganization",
+            refusal(
+                organizations
+                    .register_organization(request::register("contoso", CONTOSO, secret))
+                    .await,
+            ),
+        ),
+        (
+            "GetOrganization",
+            refusal(
+                organizations
+                    .get_organization(request::get("contoso"))
+                    .await,
+            ),
+        ),
+        (
+            "ListOrganizations",
+            refusal(organizations.list_organizations(request::list()).await),
+        ),
+        (
+            "RotateCredential",
+            refusal(
+                organizations
+                    .rotate_credential(request::rotate("contoso", 1, certificate))
+                    .await,
+            ),
+        ),
+        (
+            "RevokeOrganization",
+            refusal(
+                organizations
+                    .revoke_organization(request::revoke("contoso", 1))
+                    .await,
+            ),
+        ),
+    ]
+}
+
+async fn of_caller(fixture: &Fixture, path: &str) -> Vec<(&'static str, Status)> {
+    all_calls(fixture.tokens(path), fixture.organizations(path)).await
+}
+
+#[tokio::test]
+async fn every_call_is_refused_with_the_reason_and_when_to_ask_again() {
+    let fixture = without_kek().await;
+    // Whoever is known is told the same, whatever the policy grants.
+    for path in ["worker", "admin", "nobody/of/ours"] {
+        for (rpc, status) in of_caller(&fixture, path).await {
+            assert_eq!(
+                (status.code(), reason(&status)),
+                (Code::Unavailable, Some(ErrorReason::Sealed)),
+                "{rpc} {status:?}"
+            );
+            assert!(
+                status.get_details_retry_info().is_some(),
+                "{rpc} {status:?}"
+            );
+            assert!(!status.message().contains('/'), "{rpc} {status:?}");
+        }
+    }
+    let figures = fixture.ask_metrics("GET /metrics").await;
+    for line in [
+        "kodo_broker_sealed 1",
+        r#"kodo_broker_calls_total{rpc="GetToken",outcome="SEALED"} 3"#,
+        r#"kodo_broker_calls_total{rpc="RevokeOrganization",outcome="SEALED"} 3"#,
+    ] {
+        assert!(
+            figures.contains(&format!("{line}\n")),
+            "{line} is not in\n{figures}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn each_refusal_is_on_record() {
+    let fixture = without_kek().await;
+    let known = fs::read_to_string(fixture.path("audit.jsonl")).expect("it is there");
+    let calls = of_caller(&fixture, "worker").await;
+    let audit = fs::read_to_string(fixture.path("audit.jsonl")).expect("it is there");
+    let lines: Vec<serde_json::Value> = audit[known.len()..]
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a line is JSON"))
+        .collect();
+    assert_eq!(lines.len(), calls.len(), "{audit}");
+    for (line, (rpc, _)) in lines.iter().zip(&calls) {
+        assert_eq!(line["rpc"], *rpc);
+        assert_eq!(line["outcome"], "SEALED");
+        assert_eq!(line["caller"], "spiffe://kodo.test/worker");
+        let lists = *rpc == "ListOrganizations";
+        assert_eq!(line["organization"] == "contoso", !lists, "{line}");
+        assert_eq!(
+            line["resource"] == "graph",
+            rpc.ends_with("Token"),
+            "{line}"
+        );
+    }
+    assert!(!audit.contains(SECRET));
+}
+
+#[tokio::test]
+async fn a_caller_without_an_identity_is_told_of_that_and_nothing_else() {
+    let fixture = without_kek().await;
+    let connection = fixture.connect(Some(&pki::issue(&Leaf::default())));
+    let (tokens, organizations) = (
+        Tokens::new(connection.clone()),
+        Organizations::new(connection),
+    );
+    for (rpc, status) in all_calls(tokens, organizations).await {
+        assert_eq!(
+            (status.code(), reason(&status)),
+            (
+                Code::Unauthenticated,
+                Some(ErrorReason::PeerIdentityInvalid)
+            ),
+            "{rpc} {status:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn open_connections_are_served_as_soon_as_the_kek_is_there() {
+    let fixture = without_kek().await;
+    let (worker, mut admin) = (fixture.worker(), fixture.admin());
+    assert_refused(
+        token(&worker, "contoso", Resource::Graph).await,
+        Code::Unavailable,
+        ErrorReason::Sealed,
+    );
+    let connections = fixture.simulator.request_count();
+    fs::write(fixture.kek_file(), KEK).expect("a writable folder");
+    let closed = fs::Permissions::from_mode(0o600);
+    fs::set_permissions(fixture.kek_file(), closed).expect("a file of ours");
+    let given = loop {
+        match token(&worker, "contoso", Resource::Graph).await {
+            Err(status) if reason(&status) == Some(ErrorReason::Sealed) => {}
+            given => break given.expect("a token"),
+        }
+    };
+    assert!(!given.access_token.is_empty());
+    // Kept from before: nothing is asked of Entra.
+    assert_eq!(fixture.simulator.request_count(), connections);
+    let found = admin.get_organization(request::get("contoso")).await;
+    found.expect("is registered");
+    let figures = fixture.ask_metrics("GET /metrics").await;
+    assert!(figures.contains("kodo_broker_sealed 0\n"), "{figures}");
+    assert!(
+        figures.contains("kodo_broker_store_failed 0\n"),
+        "{figures}"
+    );
+}
