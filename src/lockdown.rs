@@ -16,9 +16,9 @@
 //! All of the process is meant, not some pages for keys: a secret also goes through buffers of TLS
 //! and HTTP/2, and keys are spread over the tables of the cryptographic library, where no lock of ours
 //! reaches. So memory counts as not swapped if all of it is locked, if there is no swap device, or if
-//! the control group is given no swap. It is locked where the limit `RLIMIT_MEMLOCK` is unlimited and
-//! never below that: a lock for future memory under a limit makes allocations fail once the limit is
-//! reached, and a failed allocation ends the process.
+//! the control group is given no swap. It is locked where that has no limit (`RLIMIT_MEMLOCK`
+//! unlimited, or `CAP_IPC_LOCK`) and never under one: a lock for future memory makes allocations fail
+//! once the limit is reached, and a failed allocation ends the process.
 
 use std::{
     fs, io,
@@ -34,6 +34,9 @@ use rustix::{
     },
     thread::{no_new_privs, set_no_new_privs},
 };
+
+/// Of `capability.h`.
+const CAP_IPC_LOCK: u32 = 14;
 
 /// What a guard that fails means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +82,7 @@ pub enum Error {
     NewPrivileges(io::Error),
     /// Swap.
     #[error(
-        "keys could be written to a swap device; turn swap off, or set MemorySwapMax=0 (memory.swap.max of the control group), or LimitMEMLOCK=infinity so that memory can be locked"
+        "keys could be written to a swap device; turn swap off, or set MemorySwapMax=0 (memory.swap.max of the control group), or LimitMEMLOCK=infinity or CAP_IPC_LOCK so that memory can be locked"
     )]
     Swap,
 }
@@ -92,17 +95,20 @@ impl Lockdown {
     pub fn put_up(guards: Guards) -> Result<Self, Error> {
         umask(Mode::RWXG | Mode::RWXO);
         let mut failed = Vec::new();
-        for done in [no_core_files(), not_dumpable(), no_new_privileges()] {
-            failed.extend(done.err());
+        for guard in [no_core_files, not_dumpable, no_new_privileges] {
+            match (guard(), guards) {
+                (Ok(()), _) => {}
+                (Err(error), Guards::Required) => return Err(error),
+                (Err(error), Guards::Wanted) => failed.push(error),
+            }
         }
         let memory = not_swapped();
-        if memory.is_none() {
-            failed.push(Error::Swap);
+        match (memory, guards) {
+            (Some(_), _) => {}
+            (None, Guards::Required) => return Err(Error::Swap),
+            (None, Guards::Wanted) => failed.push(Error::Swap),
         }
-        match guards {
-            Guards::Required if !failed.is_empty() => Err(failed.remove(0)),
-            _ => Ok(Self { memory, failed }),
-        }
+        Ok(Self { memory, failed })
     }
 
     /// Tells the log, which is opened later.
@@ -172,8 +178,30 @@ fn locked() -> bool {
         // Whoever has the right gives it to itself. All others are told by what the limit then is.
         let _ = setrlimit(Resource::Memlock, unlimited);
     }
-    getrlimit(Resource::Memlock) == unlimited
+    (getrlimit(Resource::Memlock) == unlimited || is_exempt())
         && mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT).is_ok()
+}
+
+/// Whether the limit is not for this process.
+fn is_exempt() -> bool {
+    let read = |name: &str| fs::read_to_string(Path::new("/proc/self").join(name));
+    let (Ok(status), Ok(users)) = (read("status"), read("uid_map")) else {
+        return false;
+    };
+    has_capability(&status, CAP_IPC_LOCK) && are_all_users(&users)
+}
+
+/// Of `/proc/self/status`: whether a capability is in effect.
+fn has_capability(status: &str, capability: u32) -> bool {
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.map(|digits| u64::from_str_radix(digits.trim(), 16));
+    effective.is_some_and(|set| set.is_ok_and(|set| set >> capability & 1 == 1))
+}
+
+/// Of `/proc/self/uid_map`: whether this is the first of all user namespaces. In any other a capability
+/// says nothing of limits.
+fn are_all_users(map: &str) -> bool {
+    map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 /// Of `/proc/swaps`: a line of headings, and one for each device.
@@ -217,6 +245,18 @@ mod tests {
         assert!(!has_no_device(&[HEADING, device].concat()));
         assert!(!has_no_device(""));
         assert!(!has_no_device(device));
+    }
+
+    #[test]
+    fn a_capability_counts_in_the_first_user_namespace_only() {
+        let status =
+            |set: &str| format!("Name:\tx\nCapPrm:\tffff\nCapEff:\t{set}\nCapBnd:\tffff\n");
+        assert!(has_capability(&status("0000000000004000"), CAP_IPC_LOCK));
+        assert!(!has_capability(&status("000001ffffffbfff"), CAP_IPC_LOCK));
+        assert!(!has_capability("", CAP_IPC_LOCK));
+        assert!(are_all_users("         0          0 4294967295\n"));
+        assert!(!are_all_users("         0       1000          1\n"));
+        assert!(!are_all_users("0 0 1\n1 1 4294967294\n"));
     }
 
     #[test]

@@ -112,8 +112,15 @@ impl Door {
         };
         let (stream, release) = gather(connection, gate);
         let (calls, under_way) = watch::channel(0);
-        let service =
-            service_fn(|request| self.clone().answer(peer.clone(), calls.clone(), request));
+        let service = service_fn(|request: Request<Incoming>| {
+            let of_operator = is_of_operator(request.uri().path());
+            let under_way = of_operator.then(|| UnderWay::new(calls.clone()));
+            let answering = self.clone().answer(peer.clone(), request);
+            async move {
+                let _under_way = under_way;
+                answering.await
+            }
+        });
         let mut connection = pin!(inner.http2.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
             biased;
@@ -140,11 +147,9 @@ impl Door {
     async fn answer(
         self,
         peer: Peer,
-        calls: watch::Sender<usize>,
         request: Request<Incoming>,
     ) -> Result<Response<Answer>, Infallible> {
         if request.uri().path() != get_token::PATH {
-            let _under_way = is_of_operator(request.uri().path()).then(|| UnderWay::new(calls));
             return self.0.other(peer, request).await;
         }
         match get_token::answer(&self.0.tokens, &peer, request).await {
@@ -260,5 +265,52 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for InTurn {
         if first.is_pending() {
             tokio::spawn(call);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Instant, advance};
+
+    use super::*;
+
+    #[test]
+    fn calls_of_an_operator_are_known_by_their_path() {
+        assert!(is_of_operator(
+            "/kodo.broker.admin.v1.OrganizationService/RotateCredential"
+        ));
+        assert!(!is_of_operator(get_token::PATH));
+        assert!(!is_of_operator("/kodo.broker.admin.v1.OrganizationService"));
+        assert!(!is_of_operator(
+            "/kodo.broker.admin.v1.OrganizationServices/RotateCredential"
+        ));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_idle_a_while_after_the_last_call_and_not_during_one() {
+        let (calls, under_way) = watch::channel(0);
+        let began = Instant::now();
+        let ends = async {
+            idle(under_way).await;
+            began.elapsed()
+        };
+        let used = async {
+            // None yet: a worker's connection may be like this for ever.
+            advance(Duration::from_secs(100)).await;
+            let (first, second) = (UnderWay::new(calls.clone()), UnderWay::new(calls.clone()));
+            advance(Duration::from_secs(10)).await;
+            drop(first);
+            advance(Duration::from_secs(10)).await;
+            drop(second);
+            tokio::task::yield_now().await;
+            advance(OPERATOR_IDLE_MAX / 2).await;
+            drop(UnderWay::new(calls.clone()));
+        };
+        let (ended, ()) = tokio::join!(ends, used);
+        let after = Duration::from_secs(120) + OPERATOR_IDLE_MAX / 2 + OPERATOR_IDLE_MAX;
+        assert!(
+            (after..after + Duration::from_millis(5)).contains(&ended),
+            "{ended:?}"
+        );
     }
 }

@@ -9,6 +9,7 @@ mod command_line;
 mod custody;
 mod dev;
 mod example;
+mod guards;
 mod image;
 mod kill;
 mod memory;
