@@ -32,8 +32,9 @@ use crate::{
     site::{KEK, Serving, Site, files_below},
 };
 
-/// Organizations; each has one credential and then another, and Entra refuses a third.
-const ORGANIZATIONS: usize = 60;
+/// Organizations; each has one credential and then another, and Entra refuses a third. That of the last
+/// is a PKCS#12 file, which leaves most behind where it is read.
+const ORGANIZATIONS: usize = 62;
 const REVOKED: usize = 20;
 const SECRETS_MIN: usize = 200;
 
@@ -208,6 +209,22 @@ impl Run {
             self.keep(revoked).expect("is revoked");
         }
     }
+
+    /// The last request to Entra has a client secret in it: no other takes its place in buffers.
+    async fn refused_at_last(&mut self) {
+        let (tenant, client_id) = self.site.add_tenant("last", |application| application);
+        let organization = Organization {
+            id: "organization-last".to_owned(),
+            tenant,
+            client_id,
+        };
+        let (credential, _) = self.credential(Form::ClientSecret, "the last");
+        let refused = self
+            .operator
+            .register(register(&organization, credential))
+            .await;
+        self.keep(refused).expect_err("Entra does not know it");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -233,6 +250,7 @@ async fn two_hundred_secrets_leave_no_trace_in_memory_nor_in_what_is_written() {
     for number in 0..ORGANIZATIONS {
         run.live(number).await;
     }
+    run.refused_at_last().await;
     assert!(run.count >= SECRETS_MIN, "only {} secrets", run.count);
 
     thread::sleep(Duration::from_secs(1));
@@ -281,18 +299,21 @@ fn judge_memory(run: &Run, image: &Image) {
     let found = find(image, &secrets);
     assert!(
         found.is_empty(),
-        "{} of {} MB of memory: {found:#?}",
-        found.values().sum::<usize>(),
-        image.bytes() >> 20
+        "{} of {} secrets are in {} KiB of memory: {found:#?}",
+        found.len(),
+        run.count,
+        image.bytes() >> 10
     );
 }
 
-/// What is in memory, and how often.
+/// What is in memory, each with how many of its forms and pieces are.
 fn find<'a>(image: &Image, search: &'a Search) -> BTreeMap<&'a str, usize> {
     let mut found = BTreeMap::new();
     for (_, content) in &image.runs {
         for what in search.find(content) {
-            *found.entry(what).or_default() += 1;
+            let whole = [" (", ", core", ", piece"].iter();
+            let end = whole.filter_map(|sign| what.find(sign)).min();
+            *found.entry(&what[..end.unwrap_or(what.len())]).or_default() += 1;
         }
     }
     found
