@@ -250,6 +250,9 @@ async fn two_hundred_secrets_leave_no_trace_in_memory_nor_in_what_is_written() {
     for number in 0..ORGANIZATIONS {
         run.live(number).await;
     }
+    let backup = run.site.shown("backup");
+    let taken = run.site.call("admin", &["store", "backup", &backup]);
+    run.statuses.push(taken.expect_code(0).out);
     run.refused_at_last().await;
     assert!(run.count >= SECRETS_MIN, "only {} secrets", run.count);
 
@@ -274,6 +277,8 @@ async fn two_hundred_secrets_leave_no_trace_in_memory_nor_in_what_is_written() {
         ("statuses".to_owned(), run.statuses.join("\n").into_bytes()),
     ];
     // Whatever else a broker writes belongs here: each file with its content.
+    let backup = fs::read(backup).expect("a backup");
+    written.push(("backup".to_owned(), backup));
     for (path, content) in files_below(&run.site.path("data")) {
         written.push((path.display().to_string(), content));
     }
