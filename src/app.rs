@@ -25,6 +25,7 @@ use crate::{
     clock::Clock,
     config::{self, Config},
     entra, kek,
+    lockdown::{self, Guards, Lockdown},
     metrics::Metrics,
     rpc::{
         self, Health,
@@ -75,6 +76,9 @@ pub struct Broker {
 /// Why a broker does not start, or starts sealed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// A guard of the process.
+    #[error("{0}. --insecure-dev starts without, for development")]
+    Lockdown(#[from] lockdown::Error),
     /// The configuration or the policy.
     #[error(transparent)]
     Config(#[from] config::Error),
@@ -249,17 +253,8 @@ async fn start_health(
 
 /// `kodo-broker serve`: runs until SIGTERM or SIGINT. A second signal ends it at once.
 #[must_use]
-pub fn serve_command(config: &Path) -> ExitCode {
-    let outcome = Config::load(config)
-        .map_err(Error::from)
-        .and_then(|config| {
-            telemetry::init(&config.log)?;
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .enable_all()
-                .build()?;
-            runtime.block_on(serve(&config))
-        });
-    match outcome {
+pub fn serve_command(config: &Path, guards: Guards) -> ExitCode {
+    match guarded(config, guards) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Standard error may be closed; the exit code says it too.
@@ -267,6 +262,18 @@ pub fn serve_command(config: &Path) -> ExitCode {
             exit_code(&error)
         }
     }
+}
+
+fn guarded(config: &Path, guards: Guards) -> Result<(), Error> {
+    // First of all: whatever is read from here on is guarded.
+    let lockdown = Lockdown::put_up(guards)?;
+    let config = Config::load(config)?;
+    telemetry::init(&config.log)?;
+    lockdown.tell();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(serve(&config))
 }
 
 async fn serve(config: &Config) -> Result<(), Error> {
@@ -302,9 +309,12 @@ pub async fn signalled() -> io::Result<()> {
 
 fn exit_code(error: &Error) -> ExitCode {
     match error {
-        Error::Config(_) | Error::Telemetry(_) | Error::Tls(_) | Error::Http(_) | Error::Kek(_) => {
-            ExitCode::from(EXIT_CONFIG)
-        }
+        Error::Lockdown(_)
+        | Error::Config(_)
+        | Error::Telemetry(_)
+        | Error::Tls(_)
+        | Error::Http(_)
+        | Error::Kek(_) => ExitCode::from(EXIT_CONFIG),
         Error::Store(_) | Error::Vault(_) | Error::Io(_) | Error::Serving(_) => ExitCode::FAILURE,
     }
 }

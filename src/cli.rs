@@ -89,6 +89,10 @@ pub enum Command {
         /// Configuration file; `deploy/broker.toml` explains each option.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Start even where a guard of the process fails, as on a machine with swap. Never where
+        /// there are real credentials.
+        #[arg(long)]
+        insecure_dev: bool,
     },
     /// Start everything on this machine, with a simulated Entra, and show it.
     #[cfg(feature = "simulator")]

@@ -19,6 +19,7 @@ use crate::{
     cli::{self, Cli, Command, Console},
     clock::Clock,
     config::Config,
+    lockdown::{Guards, Lockdown},
     simulator::{
         self, Simulator,
         certificate::{Certificate, InvalidCertificate},
@@ -104,6 +105,7 @@ fn run(
     if !listen.ip().is_loopback() {
         return Err(Error::NotLoopback(listen));
     }
+    let lockdown = Lockdown::put_up(Guards::Wanted).map_err(app::Error::from)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -126,7 +128,7 @@ fn run(
         path: folder.0.clone(),
         source,
     })?;
-    let running = runtime.block_on(start(listen, folder))?;
+    let running = runtime.block_on(start(listen, folder, &lockdown))?;
     demonstrate(&running, console)?;
     say_how_to_go_on(&running, console)?;
     runtime.block_on(async {
@@ -137,7 +139,7 @@ fn run(
     })
 }
 
-async fn start(listen: SocketAddr, folder: Folder) -> Result<Running, Error> {
+async fn start(listen: SocketAddr, folder: Folder, lockdown: &Lockdown) -> Result<Running, Error> {
     let identity = folder.make_identities()?;
     folder.make_kek()?;
     let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -147,6 +149,7 @@ async fn start(listen: SocketAddr, folder: Folder) -> Result<Running, Error> {
         folder.write_configuration(listen, &simulator.authority_url(), &simulator.graph_url())?;
     let config = Config::load(&file).map_err(app::Error::from)?;
     telemetry::init(&config.log).map_err(app::Error::from)?;
+    lockdown.tell();
     let mut broker = Broker::start(&config, Clock::system()).await?;
     // Somebody waits for it at a terminal: what keeps it sealed ends it.
     if let Some(sealed) = broker.sealed.take() {

@@ -38,6 +38,7 @@
 //! | [`anchor`] | what is kept of the store outside of it, against older copies |
 //! | [`store`] | where records lie (seam: [`store::Store`]) |
 //! | [`app`], [`healthcheck`] | puts all of it together: `kodo-broker serve`; asks how it is |
+//! | [`lockdown`] | the guards of the process, put up before anything secret is read |
 //! | [`dev`], [`simulator`] | `kodo-broker dev`, and the Entra it talks to |
 //! | [`client`], [`cli`] | the worker's library, and the command line on top of it |
 //! | [`pb`] | the generated code of `proto/` |
@@ -94,6 +95,8 @@ pub mod healthcheck;
 pub mod hex;
 #[cfg(feature = "server")]
 pub mod kek;
+#[cfg(feature = "server")]
+pub mod lockdown;
 #[cfg(feature = "server")]
 pub mod malformed;
 #[cfg(feature = "server")]

@@ -4,6 +4,10 @@
 //! `expose` is the only way to the content. Each use states why it is needed.
 
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
+use zeroize::Zeroize as _;
+
+/// More than parsing a key file has ever used.
+const STACK_BYTES: usize = 128 * 1024;
 
 /// A client secret of an application.
 pub struct ClientSecret(SecretString);
@@ -74,6 +78,14 @@ impl SymmetricKey {
     pub fn expose(&self) -> &[u8] {
         self.0.expose_secret()
     }
+}
+
+/// Overwrites what functions that have returned may have left on this thread's stack: libraries put
+/// keys there while they parse, and wipe only their heap.
+#[inline(never)]
+pub fn wipe_stack() {
+    let mut stack = [1_u8; STACK_BYTES];
+    stack.zeroize();
 }
 
 macro_rules! redacted_debug {

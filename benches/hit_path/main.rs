@@ -23,6 +23,11 @@ use clap::Parser;
 
 mod path;
 
+/// That of the broker, so that what it costs is counted.
+#[global_allocator]
+static ALLOCATOR: zeroizing_alloc::ZeroAlloc<std::alloc::System> =
+    zeroizing_alloc::ZeroAlloc(std::alloc::System);
+
 /// Why nothing was counted, or that it is not what it was, for people.
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 

@@ -15,6 +15,7 @@ use crate::{
     clock::Clock,
     config::Config,
     kek,
+    lockdown::{Guards, Lockdown},
     organization::State,
     store,
     vault::{PAGE_MAX, Vault},
@@ -62,8 +63,11 @@ struct Report {
 /// Does it, prints what came of it, and returns the exit code that `--help` explains.
 #[must_use]
 pub fn command(config: &Path, task: &Task, json: bool) -> ExitCode {
-    let done = Config::load(config)
-        .map_err(Error::from)
+    // Keys and secrets are read here too. Where a guard fails it goes on: a store has to be restored on
+    // the machine that there is, and it takes no longer than it must.
+    let guarded = Lockdown::put_up(Guards::Wanted).map_err(Error::from);
+    let done = guarded
+        .and_then(|_| Ok(Config::load(config)?))
         .and_then(|config| {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()

@@ -20,6 +20,10 @@ use crate::{clock::Clock, config::EntraConfig, secret::AccessToken};
 
 /// Longest body that is read. A token is at most 16 KiB, the OpenID configuration 2 KiB.
 const BODY_BYTES_MAX: usize = 64 * 1024;
+/// How long a connection stays open for the next request. Its buffers keep the last one, with the
+/// secret in it, until another takes its place or the connection ends; the pool looks that often, so it
+/// is up to twice as long. A busy broker has a request within that time.
+const IDLE_MAX: Duration = Duration::from_millis(400);
 /// Bounds of what a `Retry-After` may ask for.
 const RETRY_MIN: Duration = Duration::from_secs(1);
 pub(super) const RETRY_MAX: Duration = Duration::from_secs(300);
@@ -75,7 +79,7 @@ impl Http {
             .tls_version_min(tls::Version::TLS_1_2)
             .connect_timeout(config.connect_timeout())
             .timeout(config.request_timeout())
-            .pool_idle_timeout(Duration::from_secs(60))
+            .pool_idle_timeout(IDLE_MAX)
             .http2_keep_alive_interval(Duration::from_secs(30))
             .http2_keep_alive_timeout(Duration::from_secs(10));
         let with_password = |url: &Url| !url.username().is_empty() || url.password().is_some();

@@ -19,7 +19,10 @@ use hyper::{
     Request, Response, body::Incoming, rt::Executor, server::conn::http2, service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{codegen::Service as _, service::Routes};
 
@@ -34,11 +37,19 @@ use super::{
     token_service::TokenService,
     unary::Answer,
 };
-use crate::{audit::Audit, config::LimitsConfig, metrics::Metrics, pb::v1::ErrorReason};
+use crate::{
+    audit::Audit,
+    config::LimitsConfig,
+    metrics::Metrics,
+    pb::{admin::v1::organization_service_server, v1::ErrorReason},
+};
 
 /// How often a silent client is asked whether it is still there, and how long it has to answer.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the connection of an operator stays open after a call. The buffers of TLS and HTTP/2 keep
+/// the last request, with the secret in it, as long as they live.
+const OPERATOR_IDLE_MAX: Duration = Duration::from_millis(500);
 
 /// Lets callers in to what they can call. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -119,8 +130,8 @@ impl Door {
         }
     }
 
-    /// Serves a connection until the client leaves, it is too old, or `stop`; then lets its calls
-    /// finish.
+    /// Serves a connection until the client leaves, it is too old, it is an operator's and idle, or
+    /// `stop`; then lets its calls finish.
     pub async fn serve(&self, connection: TlsConnection, stop: &CancellationToken) {
         let peer = connection.peer.clone();
         let inner = &self.0;
@@ -131,13 +142,23 @@ impl Door {
             peer: peer.clone(),
         };
         let (stream, release) = gather(connection, gate);
-        let service = service_fn(|request| self.clone().answer(peer.clone(), request));
+        let (calls, under_way) = watch::channel(0);
+        let service = service_fn(|request: Request<Incoming>| {
+            let of_operator = is_of_operator(request.uri().path());
+            let under_way = of_operator.then(|| UnderWay::new(calls.clone()));
+            let answering = self.clone().answer(peer.clone(), request);
+            async move {
+                let _under_way = under_way;
+                answering.await
+            }
+        });
         let mut connection = pin!(inner.http2.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
             biased;
             ended = poll_fn(|cx| turn(connection.as_mut(), &release, cx)) => Some(ended),
             () = stop.cancelled() => None,
             () = sleep(inner.connection_age_max) => None,
+            () = idle(under_way) => None,
         };
         let ended = match ended {
             Some(ended) => ended,
@@ -199,6 +220,42 @@ where
     Ok(response.map(Answer::Other))
 }
 
+/// Whether it is a call that may carry a credential.
+fn is_of_operator(path: &str) -> bool {
+    let path = path.strip_prefix('/');
+    let method = path.and_then(|path| path.strip_prefix(organization_service_server::SERVICE_NAME));
+    method.is_some_and(|method| method.starts_with('/'))
+}
+
+/// Waits until there have been calls of an operator, and then none for a while.
+async fn idle(mut calls: watch::Receiver<usize>) {
+    loop {
+        // Whoever counts them lives longer than the one who waits.
+        let _ = calls.changed().await;
+        let _ = calls.wait_for(|under_way| *under_way == 0).await;
+        if timeout(OPERATOR_IDLE_MAX, calls.changed()).await.is_err() {
+            return;
+        }
+        calls.mark_changed();
+    }
+}
+
+/// Counts a call of an operator.
+struct UnderWay(watch::Sender<usize>);
+
+impl UnderWay {
+    fn new(calls: watch::Sender<usize>) -> Self {
+        calls.send_modify(|under_way| *under_way += 1);
+        Self(calls)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.send_modify(|under_way| *under_way -= 1);
+    }
+}
+
 /// Counts an open connection.
 struct Counted<'a>(&'a Metrics);
 
@@ -240,5 +297,52 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for InTurn {
         if first.is_pending() {
             tokio::spawn(call);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Instant, advance};
+
+    use super::*;
+
+    #[test]
+    fn calls_of_an_operator_are_known_by_their_path() {
+        assert!(is_of_operator(
+            "/kodo.broker.admin.v1.OrganizationService/RotateCredential"
+        ));
+        assert!(!is_of_operator(get_token::PATH));
+        assert!(!is_of_operator("/kodo.broker.admin.v1.OrganizationService"));
+        assert!(!is_of_operator(
+            "/kodo.broker.admin.v1.OrganizationServices/RotateCredential"
+        ));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_idle_a_while_after_the_last_call_and_not_during_one() {
+        let (calls, under_way) = watch::channel(0);
+        let began = Instant::now();
+        let ends = async {
+            idle(under_way).await;
+            began.elapsed()
+        };
+        let used = async {
+            // None yet: a worker's connection may be like this for ever.
+            advance(Duration::from_secs(100)).await;
+            let (first, second) = (UnderWay::new(calls.clone()), UnderWay::new(calls.clone()));
+            advance(Duration::from_secs(10)).await;
+            drop(first);
+            advance(Duration::from_secs(10)).await;
+            drop(second);
+            tokio::task::yield_now().await;
+            advance(OPERATOR_IDLE_MAX / 2).await;
+            drop(UnderWay::new(calls.clone()));
+        };
+        let (ended, ()) = tokio::join!(ends, used);
+        let after = Duration::from_secs(120) + OPERATOR_IDLE_MAX / 2 + OPERATOR_IDLE_MAX;
+        assert!(
+            (after..after + Duration::from_millis(5)).contains(&ended),
+            "{ended:?}"
+        );
     }
 }

@@ -10,6 +10,7 @@ use crate::{
     credential::{Credential, intake},
     malformed::Malformed,
     pb::admin::v1::{self as admin, credential::Kind},
+    secret::wipe_stack,
 };
 
 /// Files that are parsed at a time: whoever made a PKCS#12 file chose how long its key derivation
@@ -67,7 +68,9 @@ async fn off_worker(
     let parse = move || {
         // Held to the end, even if the caller has gone: nothing else ends a key derivation.
         let _parser = parser;
-        parse()
+        let parsed = parse();
+        wipe_stack();
+        parsed
     };
     // A panic of a parser is a refusal too: the input is the caller's.
     let parsed = tokio::task::spawn_blocking(parse).await;

@@ -1,6 +1,6 @@
 //! What leaves a connection, and when.
 
-use std::{fs, net::SocketAddr};
+use std::{fs, net::SocketAddr, time::Duration};
 
 use kodo_broker::pb::{admin::v1 as admin, v1::Resource};
 use serde_json::Value;
@@ -9,6 +9,7 @@ use tokio::{
     net::{TcpListener, TcpSocket},
     sync::watch,
     task::JoinSet,
+    time::timeout,
 };
 
 use crate::support::{CONTOSO, Fixture, SECRET, Setup, Tokens, endpoint, pki, request, token};
@@ -181,4 +182,31 @@ async fn an_answer_longer_than_what_is_gathered_arrives_whole() {
             .iter()
             .all(|organization| organization.display_name == display_name)
     );
+}
+
+/// Open connections of callers.
+async fn open_connections(fixture: &Fixture) -> u64 {
+    let figures = fixture.ask_metrics("GET /metrics").await;
+    let mut lines = figures.lines();
+    let open = lines.find_map(|line| line.strip_prefix("kodo_broker_connections "));
+    open.and_then(|count| count.parse().ok()).expect("a number")
+}
+
+#[tokio::test]
+async fn an_operators_connection_ends_when_it_is_idle() {
+    let fixture = with_contoso_on_record().await;
+    let worker = fixture.worker();
+    token(&worker, "contoso", Resource::Graph)
+        .await
+        .expect("a token");
+    let mut admin = fixture.admin();
+    for _ in 0..2 {
+        // The second call finds the connection gone, and does not notice.
+        let got = admin.get_organization(request::get("contoso")).await;
+        got.expect("an organization");
+        let only_the_workers = async { while open_connections(&fixture).await > 1 {} };
+        let ended = timeout(Duration::from_secs(20), only_the_workers).await;
+        ended.expect("it does not stay open");
+    }
+    assert_eq!(open_connections(&fixture).await, 1, "the worker's stays");
 }

@@ -293,7 +293,7 @@ def test_kubernetes_waits_longer_than_the_broker_drains(pod, broker):
     assert pod["spec"]["terminationGracePeriodSeconds"] > broker["server"]["limits"]["drain_seconds"] + 5
 
 
-def test_memory_is_reserved_whole(container):
+def test_memory_is_reserved_whole_so_that_none_is_swapped(container):
     assert container["resources"]["requests"]["memory"] == container["resources"]["limits"]["memory"]
     assert "cpu" not in container["resources"]["limits"]
 
@@ -375,6 +375,11 @@ def test_image_holds_the_broker_without_the_simulator():
     assert "cargo build --release --locked --no-default-features --features server,cli " in build
 
 
+def test_container_is_run_without_swap_and_core_files():
+    command = " ".join(line.lstrip("# \\").rstrip("\\ ") for line in DOCKERFILE.read_text().splitlines()[:12])
+    assert re.search(r"--memory (\S+) --memory-swap \1 ", command) and "--ulimit core=0" in command
+
+
 def test_image_runs_as_nobody_and_asks_its_own_health():
     final = dockerfile()
     final = final[max(i for i, line in enumerate(final) if line.startswith("FROM ")):]
@@ -442,9 +447,28 @@ def test_unit_keeps_keys_out_of_core_files_and_swap():
     settings = unit()
     assert settings["LimitCORE"] == ["0"]
     assert settings["MemorySwapMax"] == ["0"]
+    assert settings["LimitMEMLOCK"] == ["infinity"]
+    assert settings["NoNewPrivileges"] == ["yes"]
     assert settings["UMask"] == ["0077"]
     # The broker does not tell systemd that it is ready.
     assert settings["Type"] == ["exec"]
+
+
+def syscalls(group):
+    """Those of a group of systemd's, with the groups in it."""
+    status, output = run(tool("systemd-analyze"), "syscall-filter", "--no-pager", group)
+    assert status == 0, output
+    names = {line.strip() for line in output.splitlines()[1:] if not line.strip().startswith("#")}
+    return {call for name in names for call in (syscalls(name) if name.startswith("@") else {name})}
+
+
+def test_unit_lets_the_broker_put_up_its_guards():
+    allowed = set()
+    for line in unit()["SystemCallFilter"]:
+        for group in line.removeprefix("~").split():
+            allowed = allowed - syscalls(group) if line.startswith("~") else allowed | syscalls(group)
+    assert {"mlockall", "prctl", "prlimit64", "umask"} <= allowed
+    assert not {"ptrace", "setrlimit", "swapon"} & allowed
 
 
 def test_unit_hands_over_the_files_of_its_configuration():

@@ -94,6 +94,8 @@ fn forms(value: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let wide: Vec<_> = value.iter().flat_map(|byte| [*byte, 0]).collect();
     let mut forms = vec![
         ("raw", value.to_owned()),
+        // A number of a key, as arithmetic on this machine has it.
+        ("reversed", value.iter().rev().copied().collect()),
         ("hex", lower.clone().into_bytes()),
         ("HEX", lower.to_uppercase().into_bytes()),
         ("decimal list", list.join(", ").into_bytes()),

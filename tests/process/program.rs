@@ -65,7 +65,7 @@ pub(crate) fn run_shell(line: &str, folder: &Path) -> Ended {
     finish(command, b"")
 }
 
-fn finish(mut command: Command, input: &[u8]) -> Ended {
+pub(crate) fn finish(mut command: Command, input: &[u8]) -> Ended {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

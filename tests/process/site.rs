@@ -45,6 +45,7 @@ pub(crate) struct Serving {
     pub(crate) process: Running,
     pub(crate) address: SocketAddr,
     pub(crate) health_address: SocketAddr,
+    pub(crate) metrics_address: Option<SocketAddr>,
 }
 
 impl Site {
@@ -159,14 +160,16 @@ filter = "{filter}"
         Running::start(self.serve_command())
     }
 
-    /// `serve`, to be run.
+    /// `serve`, to be run: with every guard that this machine allows. It may have swap.
     pub(crate) fn serve_command(&self) -> Command {
         let mut command = command();
+        command.args(self.serve_line()).arg("--insecure-dev");
         command
-            .arg("serve")
-            .arg("--config")
-            .arg(self.path("broker.toml"));
-        command
+    }
+
+    /// The words of `serve`, as they are where there are real credentials.
+    pub(crate) fn serve_line(&self) -> [String; 3] {
+        ["serve".into(), "--config".into(), self.shown("broker.toml")]
     }
 
     /// Runs `serve`. Its health service says that it is ready when this returns.
@@ -200,12 +203,14 @@ filter = "{filter}"
         let lines = process.err.until(|line| serving_addresses(line).is_some());
         let lines = lines.unwrap_or_else(|said| panic!("it does not serve:\n{said}"));
         let addresses = lines.last().and_then(|line| serving_addresses(line));
-        let (address, health_address) = addresses.expect("the line that was waited for");
+        let [address, health, metrics] = addresses.expect("the line that was waited for");
         let serving = Serving {
             process,
-            address,
-            health_address,
+            address: address.expect("it serves"),
+            health_address: health.expect("it tells its health"),
+            metrics_address: metrics,
         };
+        let address = serving.address;
         for name in ["worker", "admin"] {
             let connection = format!(
                 "endpoint = \"https://{address}\"\nca_file = \"ca.pem\"\n\
@@ -271,18 +276,22 @@ impl Serving {
     }
 }
 
-/// Where a broker serves and says how it is, if a line of its log is the one that tells.
-fn serving_addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
+/// Where a broker serves, tells its health and shows its figures, if a line of its log is the one
+/// that says so.
+fn serving_addresses(line: &str) -> Option<[Option<SocketAddr>; 3]> {
     let event: Value = serde_json::from_str(line).ok()?;
     if event["message"] != "serving" {
         return None;
     }
-    let health = event["health_address"].as_str()?;
-    let health = health.strip_prefix("Some(")?.strip_suffix(')')?;
-    Some((
-        event["address"].as_str()?.parse().ok()?,
-        health.parse().ok()?,
-    ))
+    let of_option = |text: &Value| {
+        let text = text.as_str()?.strip_prefix("Some(")?.strip_suffix(')')?;
+        text.parse().ok()
+    };
+    Some([
+        event["address"].as_str()?.parse().ok(),
+        of_option(&event["health_address"]),
+        of_option(&event["metrics_address"]),
+    ])
 }
 
 fn policy() -> String {

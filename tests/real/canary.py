@@ -2,6 +2,7 @@
 
 import base64
 import secrets
+import urllib.parse
 import uuid
 
 # The signs that trip up form encoding: a space, and what `application/x-www-form-urlencoded`
@@ -38,8 +39,9 @@ class Canaries:
 
 
 def encodings(value: bytes) -> set[bytes]:
-    """The value as it stands, in hex, and in base64 wherever in a longer text it begins."""
+    """The value as it stands, in hex, percent-encoded, and in base64 wherever in a longer text it begins."""
     found = {value, value.hex().encode(), value.hex().upper().encode()}
+    found |= {quote(value, safe="").encode() for quote in (urllib.parse.quote, urllib.parse.quote_plus)}
     for shift in range(3):
         text = base64.b64encode(b"\0" * shift + value)
         # Signs at both ends also depend on the neighbours.

@@ -107,6 +107,10 @@ const RULES: &[Rule] = &[
         files: &["src/rpc"],
     },
     Rule {
+        path: "rustix",
+        files: &["src/lockdown.rs"],
+    },
+    Rule {
         path: "socket2",
         files: &["src/rpc/cores.rs"],
     },

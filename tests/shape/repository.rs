@@ -181,3 +181,38 @@ fn every_dependency_says_what_it_is_for() {
     let bad = "[dependencies]\na = \"1\"\nb = \"1\" # why\n[dev-dependencies]\nc = { version = \"1\" } #\n";
     assert_eq!(unexplained(bad).len(), 2);
 }
+
+/// Tests that a text names and that do not exist: words in backquotes with the form of such a name.
+fn missing_tests(text: &str, files: &[(String, String)]) -> Vec<String> {
+    let is_name = |word: &&str| {
+        word.matches('_').count() >= 2
+            && word
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+    };
+    let exists = |name: &str| {
+        let heads = [format!("fn {name}("), format!("def {name}(")];
+        let mut tests = files
+            .iter()
+            .filter(|(file, _)| file.ends_with(".rs") || file.ends_with(".py"));
+        tests.any(|(_, text)| heads.iter().any(|head| text.contains(head)))
+    };
+    let named = text.split('`').skip(1).step_by(2).filter(is_name);
+    named
+        .filter(|name| !exists(name))
+        .map(|name| format!("there is no test `{name}`"))
+        .collect()
+}
+
+#[test]
+fn every_test_that_is_named_as_a_proof_exists() {
+    let files = files();
+    let security = files.iter().find(|(name, _)| name == "SECURITY.md");
+    let text = &security.expect("a SECURITY.md").1;
+    assert!(text.matches("_").count() > 100, "it names no tests");
+    assert_none(&missing_tests(text, &files));
+    let bad = "proven by `a_test_that_there_is_not`, not by `RLIMIT_CORE` or `serve`";
+    assert_eq!(missing_tests(bad, &files).len(), 1);
+    let good = "proven by `every_test_that_is_named_as_a_proof_exists`";
+    assert_none(&missing_tests(good, &files));
+}
