@@ -2,7 +2,10 @@ use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use proptest::prelude::*;
-use tokio::{task::yield_now, time::sleep};
+use tokio::{
+    task::{JoinSet, yield_now},
+    time::sleep,
+};
 
 use super::*;
 use crate::{
@@ -292,6 +295,8 @@ async fn the_list_names_no_kek_in_clear_and_is_bounded() {
     let sealed = retirement.seal(&list).expect("seals");
     assert!(sealed.len() < crate::store::VALUE_BYTES_MAX);
     assert_eq!(retirement.open(Some(&sealed)).expect("opens"), list);
+    let name = b"000000";
+    assert!(!sealed.windows(name.len()).any(|window| window == name));
 }
 
 #[tokio::test(start_paused = true)]
@@ -299,7 +304,8 @@ async fn whoever_looks_out_re_wraps_and_strikes_off_by_itself() {
     let keks = Keks::new(&[1]);
     let fixture = Arc::new(with(&["contoso", "fabrikam"], &keks).await);
     let looking = fixture.clone();
-    let looking = tokio::spawn(async move { looking.vault.follow_shredding().await });
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { looking.vault.follow_shredding().await });
     sleep(LOOK_INTERVAL / 2).await;
     assert_eq!(fixture.vault.keks_waited_for(), 0);
     revoke_and_shred(&fixture, "contoso")
@@ -316,7 +322,46 @@ async fn whoever_looks_out_re_wraps_and_strikes_off_by_itself() {
     keks.are(&[2]);
     sleep(LOOK_INTERVAL).await;
     assert_eq!(fixture.vault.keks_waited_for(), 0);
-    looking.abort();
+}
+
+#[tokio::test]
+async fn a_key_that_is_wrapped_anew_just_then_is_listed_with_both_keks() {
+    let (mut before, mut after) = (0, 0);
+    for turns in 0..60 {
+        let keks = Keks::new(&[1]);
+        let fixture = Arc::new(with(&["contoso"], &keks).await);
+        keks.are(&[2, 1]);
+        let (rewrapping, mut tasks) = (fixture.clone(), JoinSet::new());
+        tasks.spawn(async move {
+            let mut rewrapped = 0;
+            let walk = rewrapping
+                .vault
+                .rewrap(None, |told| rewrapped = told.rewrapped);
+            walk.await.expect("re-wraps");
+            rewrapped
+        });
+        for _ in 0..turns {
+            yield_now().await;
+        }
+        revoke_and_shred(&fixture, "contoso")
+            .await
+            .expect("revokes");
+        let rewrapped = tasks.join_next().await.expect("a task").expect("ends");
+        let listed = fixture.vault.retired().await.expect("reads");
+        // The root and the key: else the key was replaced before it was its turn.
+        if rewrapped == 2 {
+            after += 1;
+            assert_eq!(
+                listed,
+                [retired(1, 1), retired(2, 1)],
+                "after {turns} turns"
+            );
+        } else {
+            before += 1;
+            assert_eq!(listed, [retired(1, 1)], "after {turns} turns");
+        }
+    }
+    assert!(before > 0 && after > 0, "{before} {after}");
 }
 
 /// What happens beside a re-wrapping.
@@ -400,12 +445,13 @@ proptest! {
             }
             keks.are(&[2, 1]);
             let rewrapping = fixture.clone();
-            let rewrapping =
-                tokio::spawn(async move { rewrapping.vault.rewrap(None, |_| ()).await });
+            let mut tasks = JoinSet::new();
+            tasks.spawn(async move { rewrapping.vault.rewrap(None, |_| ()).await });
             for event in events {
                 step(&fixture, &mut model, event).await;
             }
-            let census = rewrapping.await.expect("ends").expect("re-wraps");
+            let census = tasks.join_next().await.expect("a task").expect("ends");
+            let census = census.expect("re-wraps");
             assert!(census.is_all_under(&kek_id(2)), "{census:?}");
             let store = fixture.store.clone();
             assert!(store.scan(b"k/", None, SCAN_MAX).await.expect("reads").len() == model.len());
