@@ -6,6 +6,7 @@
 mod console;
 mod credential;
 mod error;
+mod kek;
 mod name;
 mod organization;
 mod source;

@@ -21,7 +21,7 @@ use crate::{
         Token, TokenKey,
         cache::{Landing, TokenCache},
     },
-    vault::{self, NewOrganization, RequestMark, Vault},
+    vault::{self, NewOrganization, RequestMark, Vault, shred::OldCopies},
 };
 
 /// A credential that ends within this time is warned about.
@@ -197,7 +197,8 @@ impl Registrar {
     }
 
     /// Revokes an organization. Once this returns, the cache has none of its tokens, and no flight
-    /// under way will bring one.
+    /// under way will bring one. With [`OldCopies::Shred`], the KEKs that open older copies of the store
+    /// are on the list of those to destroy.
     ///
     /// # Errors
     /// As [`Self::register`].
@@ -205,11 +206,15 @@ impl Registrar {
         &self,
         id: OrganizationId,
         revision: u64,
+        old_copies: OldCopies,
         request: Request,
     ) -> Result<Organization, Error> {
         let (this, told) = (self.clone(), request.clone());
         let named = id.clone();
-        let change = async move { this.revoke_and_forget(&id, revision, request.mark).await };
+        let change = async move {
+            this.revoke_and_forget(&id, revision, old_copies, request.mark)
+                .await
+        };
         self.run("revoke", named, told, change).await
     }
 
@@ -344,14 +349,18 @@ impl Registrar {
         &self,
         id: &OrganizationId,
         revision: u64,
+        old_copies: OldCopies,
         mark: RequestMark,
     ) -> Result<Organization, Error> {
         let replayed = self.vault.replay(id, &mark).await?;
         let organization = match replayed {
             Some(organization) => organization,
             None => {
-                let stored = self.vault.revoke(id, revision, mark.clone(), self.now());
-                let stored = stored.await;
+                let (vault, again, now) = (&self.vault, mark.clone(), self.now());
+                let stored = match old_copies {
+                    OldCopies::Leave => vault.revoke(id, revision, again, now).await,
+                    OldCopies::Shred => vault.revoke_and_shred(id, revision, again, now).await,
+                };
                 if matches!(stored, Err(vault::Error::Store(_))) {
                     // It may be revoked by now. Tokens that are still good can be had again.
                     self.tokens.forget(id);

@@ -7,7 +7,8 @@
 //! sealed before cannot be opened with it. The root key gives the key of the index.
 //!
 //! # Layout
-//! `m/root` names the store and holds its wrapped root key, `m/manifest` says what else there must be.
+//! `m/root` names the store and holds its wrapped root key, `m/manifest` says what else there must be,
+//! `m/shred` which KEKs are to be destroyed.
 //! `o/<index>` is an organization's sealed
 //! record and `k/<index>` its wrapped key, where *index* is an HMAC of the organization's id: a copy
 //! of the store tells neither who the customers are nor what belongs to whom. `t/<index><resource>`
@@ -24,11 +25,11 @@ use tokio::sync::{Mutex, RwLock, watch};
 
 use crate::{
     credential::Credential,
-    kek::{self, KeyProvider},
+    kek::{self, KekId, KeyProvider},
     organization::{Organization, OrganizationId},
     sealed,
     secret::SymmetricKey,
-    store::{self, Compare, Entry, Key, Store},
+    store::{self, Compare, Entry, Key, Revision, Store},
 };
 
 mod anchor;
@@ -40,6 +41,7 @@ mod manifest;
 mod record;
 pub mod rewrap;
 mod root;
+pub mod shred;
 
 pub use anchor::{ANCHOR_BYTES_MAX, Accepted};
 pub use change::NewOrganization;
@@ -50,6 +52,7 @@ use backup::Watched;
 use envelope::{Index, Place, WrappedKey};
 use record::Record;
 use root::Root;
+use shred::Shredding;
 
 /// Most organizations on a page.
 pub const PAGE_MAX: usize = 500;
@@ -78,6 +81,7 @@ pub struct Vault {
     watched: Watched,
     /// Held while keys are re-wrapped.
     rewrapping: Mutex<()>,
+    shredding: Shredding,
 }
 
 /// An organization with its credential, to get a token with.
@@ -167,6 +171,7 @@ impl Vault {
             changing: RwLock::default(),
             watched: Watched::default(),
             rewrapping: Mutex::default(),
+            shredding: Shredding::default(),
         })
     }
 
@@ -240,9 +245,9 @@ impl Vault {
                 return Ok(None);
             };
             let (header, sealed) = envelope::parse(&entry.value)?;
-            let wrapped = self.store.get(&Key::new(KEYS, index)).await?;
-            let wrapped = wrapped.ok_or(Error::Corrupt("a record without its key"))?;
-            let wrapped = WrappedKey::decode(&wrapped.value)?;
+            let row = self.store.get(&Key::new(KEYS, index)).await?;
+            let row = row.ok_or(Error::Corrupt("a record without its key"))?;
+            let wrapped = WrappedKey::decode(&row.value)?;
             if wrapped.generation != header.generation {
                 // A rotation came between the two reads.
                 continue;
@@ -260,6 +265,8 @@ impl Vault {
                 entry,
                 generation: header.generation,
                 key,
+                kek_id: wrapped.kek_id,
+                key_revision: row.revision,
             }));
         }
         Err(Error::Corrupt(
@@ -306,12 +313,20 @@ struct Found {
     generation: u32,
     /// What it is sealed under.
     key: SymmetricKey,
+    /// What that is wrapped under, by which commit.
+    kek_id: KekId,
+    key_revision: Revision,
 }
 
 impl Found {
     /// Holds until the record is written again.
     fn unchanged(&self, index: &Index) -> Compare {
         Compare::Unchanged(Key::new(RECORDS, index), self.entry.revision)
+    }
+
+    /// Holds until its key is wrapped anew.
+    fn key_unchanged(&self, index: &Index) -> Compare {
+        Compare::Unchanged(Key::new(KEYS, index), self.key_revision)
     }
 }
 

@@ -77,6 +77,12 @@ impl Engine {
         tasks: &TaskTracker,
         end: &CancellationToken,
     ) -> Self {
+        let (ending, shredding) = (end.clone(), vault.clone());
+        tasks.spawn(async move {
+            ending
+                .run_until_cancelled(shredding.follow_shredding())
+                .await
+        });
         let mint = Mint::new(vault.clone(), upstream.entra.clone(), clock, fastrand::f64);
         let limits = Limits {
             slots_max: config.tokens.slots_max(),

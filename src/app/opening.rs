@@ -171,6 +171,12 @@ impl Opening {
         let counted = engine.tokens.clone();
         self.metrics
             .gauge("tokens", "Tokens in memory", move || counted.len());
+        let waiting = vault.clone();
+        self.metrics.gauge(
+            "keks_to_destroy",
+            "KEKs that open older copies of the store for organizations that are to be shredded",
+            move || waiting.keks_waited_for(),
+        );
         Services {
             tokens: TokenService {
                 policy: self.policy.clone(),

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use self::view::{OrganizationView, WarningView};
 use super::{
     Console, Options, Output, connection, credential::CredentialArguments, error::Error,
-    name::CloudName,
+    kek::KekView, name::CloudName,
 };
 use crate::{
     client::{self, Operator},
@@ -114,6 +114,10 @@ pub struct RevokeArguments {
     /// Revision that must still be the current one. Left out: whichever is.
     #[arg(long, value_name = "N")]
     revision: Option<u64>,
+    /// Have older copies of the store and backups be unreadable for it, too, and tell what is left to do
+    /// until they are.
+    #[arg(long)]
+    shred: bool,
     /// Do it. Without this, only what would happen is told.
     #[arg(long)]
     yes: bool,
@@ -137,6 +141,9 @@ struct Change {
     warnings: Vec<WarningView>,
     /// Whether nothing was stored.
     validate_only: bool,
+    /// With `revoke --shred`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    keks_to_destroy: Vec<KekView>,
 }
 
 #[derive(Serialize)]
@@ -283,11 +290,31 @@ async fn revoke(
         request_id: arguments.request.request_id,
         organization_id,
         revision,
+        shred: arguments.shred,
     });
     let response = response
         .await
         .map_err(|error| Error::from(error).or_again(&again))?;
-    report(options, response.organization, Vec::new(), false, console)
+    let change = Change {
+        organization: complete(response.organization)?.into(),
+        warnings: Vec::new(),
+        validate_only: false,
+        keks_to_destroy: response
+            .keks_to_destroy
+            .into_iter()
+            .map(KekView::from)
+            .collect(),
+    };
+    write(options, &change, console)?;
+    if arguments.shred {
+        let held = "what the broker had of it opens no more, but in copies of the store and backups from before, \
+                    for whoever has them and the KEK of their time";
+        console.remark("note", held)?;
+    }
+    for kek in &change.keks_to_destroy {
+        console.remark("to do", &kek.remedy(None))?;
+    }
+    Ok(())
 }
 
 async fn operator(options: &Options) -> Result<Operator, Error> {
@@ -308,6 +335,22 @@ fn again(revision: u64, request: &RequestArguments) -> String {
     format!("--revision {revision} --request-id {}", request.request_id)
 }
 
+/// The organization that every answer to a change has.
+fn complete(organization: Option<Organization>) -> Result<Organization, Error> {
+    Ok(organization.ok_or_else(|| client::Error::incomplete_answer("organization"))?)
+}
+
+/// Writes a change as it was asked for.
+fn write(options: &Options, change: &Change, console: &mut Console<'_>) -> Result<(), Error> {
+    match options.output {
+        Output::Json => console.json(change),
+        Output::Table | Output::Token => {
+            let table = change.organization.table();
+            table.write(console.out).map_err(Error::Io)
+        }
+    }
+}
+
 /// Writes what a change led to.
 fn report(
     options: &Options,
@@ -316,20 +359,13 @@ fn report(
     validate_only: bool,
     console: &mut Console<'_>,
 ) -> Result<(), Error> {
-    let organization =
-        organization.ok_or_else(|| client::Error::incomplete_answer("organization"))?;
     let change = Change {
-        organization: organization.into(),
+        organization: complete(organization)?.into(),
         warnings: warnings.into_iter().map(WarningView::from).collect(),
         validate_only,
+        keks_to_destroy: Vec::new(),
     };
-    match options.output {
-        Output::Json => console.json(&change)?,
-        Output::Table | Output::Token => {
-            let table = change.organization.table();
-            table.write(console.out).map_err(Error::Io)?;
-        }
-    }
+    write(options, &change, console)?;
     for warning in &change.warnings {
         console.remark("warning", &warning.message)?;
     }

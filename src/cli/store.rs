@@ -14,7 +14,7 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use self::progress::Progress;
-use super::{Console, Options, Output, connection, error::Error, table::Table};
+use super::{Console, Options, Output, connection, error::Error, kek::KekView, table::Table};
 use crate::{client::Operator, pb::admin::v1::RewrapKeysRequest};
 
 const CUT_OFF: &str = "the broker's answer was cut off; try again";
@@ -87,6 +87,8 @@ struct KeysView {
     rewrapped: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     change: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keks_to_destroy: Option<Vec<KekView>>,
 }
 
 /// A backup, in JSON.
@@ -117,11 +119,14 @@ async fn operator(options: &Options) -> Result<Operator, Error> {
 
 async fn status(options: &Options, console: &mut Console<'_>) -> Result<(), Error> {
     let status = operator(options).await?.store_status().await?;
+    let to_destroy = status.keks_to_destroy.into_iter().map(KekView::from);
+    let to_destroy = to_destroy.collect();
     let view = KeysView {
         kek_id: Some(status.kek_id),
         keys: status.keys.into_iter().collect(),
         rewrapped: None,
         change: Some(status.change),
+        keks_to_destroy: Some(to_destroy),
     };
     if options.output == Output::Json {
         return console.json(&view);
@@ -135,7 +140,14 @@ async fn status(options: &Options, console: &mut Console<'_>) -> Result<(), Erro
     if !view.keys.contains_key(&present) {
         table.push([&present, "0", "yes"]);
     }
-    table.write(console.out).map_err(Error::Io)
+    table.write(console.out).map_err(Error::Io)?;
+    for kek in view.keks_to_destroy.iter().flatten() {
+        let keys = view.keys.get(kek.id()).copied().unwrap_or(0);
+        // What nobody waits for is no more than advice.
+        let kind = if kek.is_waited_for() { "to do" } else { "note" };
+        console.remark(kind, &kek.remedy(Some(keys)))?;
+    }
+    Ok(())
 }
 
 async fn rewrap(
@@ -159,6 +171,7 @@ async fn rewrap(
             keys: answer.keys.into_iter().collect(),
             rewrapped: Some(answer.keys_rewrapped),
             change: None,
+            keks_to_destroy: None,
         };
         if options.output == Output::Json {
             return console.json(&view);

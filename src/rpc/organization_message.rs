@@ -6,7 +6,18 @@ use crate::{
     organization::{Cloud, Organization, State},
     pb::admin::v1::{self as admin, WarningReason},
     registration::Warning,
+    vault::{Vault, shred::Retired},
 };
+
+/// A KEK that a vault has on its list of those to destroy.
+pub(super) fn kek_to_destroy(retired: &Retired, vault: &Vault) -> admin::KekToDestroy {
+    admin::KekToDestroy {
+        present: retired.kek_id == vault.kek_id(),
+        kek_id: retired.kek_id.as_str().to_owned(),
+        organizations: retired.organizations,
+        since: retired.since.map(Into::into),
+    }
+}
 
 impl From<Organization> for admin::Organization {
     fn from(organization: Organization) -> Self {

@@ -10,6 +10,7 @@ use super::{
     deny,
     fields::Fields,
     listener::Peer,
+    organization_message::kek_to_destroy,
     peer_of,
     status::{self, organization_not_found},
     within,
@@ -23,15 +24,15 @@ use crate::{
     organization::{Organization, OrganizationId, TenantName},
     pb::{
         admin::v1::{
-            Credential, GetOrganizationRequest, GetOrganizationResponse, ListOrganizationsRequest,
-            ListOrganizationsResponse, RegisterOrganizationRequest, RegisterOrganizationResponse,
-            RevokeOrganizationRequest, RevokeOrganizationResponse, RotateCredentialRequest,
-            RotateCredentialResponse, organization_service_server,
+            Credential, GetOrganizationRequest, GetOrganizationResponse, KekToDestroy,
+            ListOrganizationsRequest, ListOrganizationsResponse, RegisterOrganizationRequest,
+            RegisterOrganizationResponse, RevokeOrganizationRequest, RevokeOrganizationResponse,
+            RotateCredentialRequest, RotateCredentialResponse, organization_service_server,
         },
         v1::ErrorReason as Reason,
     },
     registration::{self, Mode, OldTokens, Registrar, Registration},
-    vault::{self, Page, RequestMark, Vault},
+    vault::{self, Page, RequestMark, Vault, shred::OldCopies},
 };
 
 /// Organizations that one call looks at for a page: most may be invisible to the caller.
@@ -273,12 +274,29 @@ impl OrganizationService {
         };
         self.allow(caller, Action::Revoke, &id)?;
         let mode = Mode::Store;
+        let old_copies = old_copies(request.shred);
         let by = by(caller, mark, mode);
-        let work = self.registrar.revoke(id, revision, by);
+        let work = self.registrar.revoke(id, revision, old_copies, by);
         let organization = within(self.call_timeout, Reason::StoreUnavailable, work).await??;
+        let keks_to_destroy = match old_copies {
+            OldCopies::Leave => Vec::new(),
+            OldCopies::Shred => self.keks_to_destroy().await?,
+        };
         Ok(RevokeOrganizationResponse {
             organization: Some(organization.into()),
+            keks_to_destroy,
         })
+    }
+
+    /// The KEKs that open copies of the store from before.
+    async fn keks_to_destroy(&self) -> Result<Vec<KekToDestroy>, Status> {
+        let reading = self.vault.retired();
+        let retired = within(self.call_timeout, Reason::StoreUnavailable, reading).await??;
+        let keks = retired
+            .iter()
+            .filter(|retired| retired.organizations > 0)
+            .map(|retired| kek_to_destroy(retired, &self.vault));
+        Ok(keks.collect())
     }
 
     /// What the request is remembered by; its id has been taken out of it.
@@ -435,6 +453,14 @@ fn old_tokens(forget: bool) -> OldTokens {
         OldTokens::Forget
     } else {
         OldTokens::Serve
+    }
+}
+
+fn old_copies(shred: bool) -> OldCopies {
+    if shred {
+        OldCopies::Shred
+    } else {
+        OldCopies::Leave
     }
 }
 

@@ -8,7 +8,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{
-    deny, peer_of,
+    deny,
+    organization_message::kek_to_destroy,
+    peer_of,
     records::{Asked, Records},
     status,
 };
@@ -58,7 +60,12 @@ impl store_service_server::StoreService for StoreService {
     ) -> Result<Response<GetStoreStatusResponse>, Status> {
         self.admit("GetStoreStatus", &request)?;
         let census = self.vault.census().await?;
+        let retired = self.vault.retired().await?;
+        let retired = retired.iter();
         Ok(Response::new(GetStoreStatusResponse {
+            keks_to_destroy: retired
+                .map(|retired| kek_to_destroy(retired, &self.vault))
+                .collect(),
             kek_id: self.vault.kek_id().as_str().to_owned(),
             keys: census.keys.into_iter().collect(),
             change: *self.vault.changes().borrow(),

@@ -6,6 +6,7 @@ use super::{
     Error, Found, KEYS, RECORDS, UNREADABLE_MANIFEST, Vault,
     envelope::{self, Header, Index, WrappedKey},
     record::{MARKS_MAX, Record, RequestMark},
+    shred::OldCopies,
 };
 use crate::{
     credential::Credential,
@@ -15,6 +16,9 @@ use crate::{
     sealed::{self, CryptoFailed},
     store::{self, Compare, Key, Transaction, Write},
 };
+
+/// How often the key of one organization may be wrapped anew while it is revoked.
+const REWRAPS_MAX: usize = 4;
 
 /// A record to be written, and the generation of its key.
 struct New {
@@ -104,7 +108,7 @@ impl Vault {
             record,
             generation: 1,
         };
-        let written = self.write(&index, None, new, Compare::Absent(at), vec![]);
+        let written = self.write(&index, None, new, vec![Compare::Absent(at)], vec![]);
         written.await?.ok_or(Error::AlreadyExists)
     }
 
@@ -121,7 +125,7 @@ impl Vault {
         mark: RequestMark,
         now: SystemTime,
     ) -> Result<Organization, Error> {
-        self.change(id, revision, mark, now, |record| {
+        self.change(id, revision, mark, now, OldCopies::Leave, |record| {
             let version = record
                 .organization
                 .credential
@@ -145,12 +149,37 @@ impl Vault {
         mark: RequestMark,
         now: SystemTime,
     ) -> Result<Organization, Error> {
-        self.change(id, revision, mark, now, |record| {
-            record.organization.credential = None;
-            record.organization.state = State::Revoked(now);
-            record.credential = None;
-        })
-        .await
+        self.change(id, revision, mark, now, OldCopies::Leave, revoked(now))
+            .await
+    }
+
+    /// Revokes an organization as [`Self::revoke`], and lists in the same change which KEKs must be destroyed
+    /// until copies of the store from before do not open for it, either.
+    ///
+    /// # Errors
+    /// As [`Self::rotate`].
+    pub async fn revoke_and_shred(
+        &self,
+        id: &OrganizationId,
+        revision: u64,
+        mark: RequestMark,
+        now: SystemTime,
+    ) -> Result<Organization, Error> {
+        // A list that does not open is told as such, before anything is changed.
+        self.retired().await?;
+        let mut tries = 0..REWRAPS_MAX;
+        loop {
+            let (mark, copies) = (mark.clone(), OldCopies::Shred);
+            let change = self.change(id, revision, mark, now, copies, revoked(now));
+            match change.await {
+                // It may be its key alone that was wrapped anew: then the other KEK is the one to list.
+                Err(Error::RevisionConflict { .. }) if tries.next().is_some() => {}
+                outcome => {
+                    self.shred_soon();
+                    return outcome;
+                }
+            }
+        }
     }
 
     async fn change(
@@ -159,6 +188,7 @@ impl Vault {
         revision: u64,
         mark: RequestMark,
         now: SystemTime,
+        old_copies: OldCopies,
         apply: impl FnOnce(&mut Record),
     ) -> Result<Organization, Error> {
         let index = self.root.index(id);
@@ -174,10 +204,14 @@ impl Vault {
             .generation
             .checked_add(1)
             .ok_or(Error::Corrupt("an impossible generation"))?;
-        let unchanged = found.unchanged(&index);
-        let old = found.entry.value;
+        let mut unchanged = vec![found.unchanged(&index)];
         // Nothing could open them any more.
-        let forgotten = self.forgetting(&index).await?;
+        let mut writes = self.forgetting(&index).await?;
+        if old_copies == OldCopies::Shred {
+            unchanged.push(found.key_unchanged(&index));
+            writes.push(self.root.retirement.shredding(found.kek_id, now));
+        }
+        let old = found.entry.value;
         let mut record = found.record;
         apply(&mut record);
         record.organization.revision = revision + 1;
@@ -189,18 +223,18 @@ impl Vault {
             current: revision + 1,
         };
         let new = New { record, generation };
-        let written = self.write(&index, Some(&old), new, unchanged, forgotten);
+        let written = self.write(&index, Some(&old), new, unchanged, writes);
         written.await?.ok_or(conflict)
     }
 
     /// Writes a record in the place of an old one under a new key of the organization, both at once, with
-    /// their entry in the manifest and what else there is to write. `None` if the compare does not hold.
+    /// their entry in the manifest and what else there is to write. `None` if a compare does not hold.
     async fn write(
         &self,
         index: &Index,
         old: Option<&[u8]>,
         New { record, generation }: New,
-        compare: Compare,
+        compares: Vec<Compare>,
         mut writes: Vec<Write>,
     ) -> Result<Option<Organization>, Error> {
         let place = self.place(*index);
@@ -226,10 +260,7 @@ impl Vault {
         writes.push(counted.write.clone());
         writes.push(Write::Put(Key::new(KEYS, index), wrapped.encode()));
         writes.push(Write::Put(Key::new(RECORDS, index), sealed));
-        let transaction = Transaction {
-            compares: vec![compare],
-            writes,
-        };
+        let transaction = Transaction { compares, writes };
         let committed = self.store.commit(transaction).await;
         // Whatever came of it: a change that failed may have happened.
         self.watched.changed(index);
@@ -252,6 +283,15 @@ impl Vault {
             *last = epoch.max(*last);
             newer
         });
+    }
+}
+
+/// Leaves no secret in a record.
+fn revoked(now: SystemTime) -> impl FnOnce(&mut Record) {
+    move |record| {
+        record.organization.credential = None;
+        record.organization.state = State::Revoked(now);
+        record.credential = None;
     }
 }
 

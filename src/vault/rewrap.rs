@@ -61,6 +61,12 @@ impl Census {
         self.keys.keys().all(|id| id == kek_id.as_str())
     }
 
+    /// Keys under one KEK.
+    #[must_use]
+    pub fn under(&self, kek_id: &KekId) -> u64 {
+        self.keys.get(kek_id.as_str()).copied().unwrap_or(0)
+    }
+
     /// Keys in all.
     #[must_use]
     pub fn total(&self) -> u64 {
@@ -128,6 +134,7 @@ impl Vault {
                 ..Progress::default()
             };
             tell(progress);
+            self.leave_behind(&before, &kek_id).await?;
             self.walk(&kek_id, per_second, &mut progress, &mut tell)
                 .await?;
         }

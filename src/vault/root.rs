@@ -12,6 +12,7 @@ use super::{
     Error,
     envelope::{Index, Place, Reader, StoreId, WrappedKey, check_format},
     manifest::{self, Ledger, Manifest},
+    shred::Retirement,
 };
 use crate::{
     kek::{KekId, KeyProvider},
@@ -33,6 +34,8 @@ pub(super) struct Root {
     pub(super) id: StoreId,
     /// Keeps the manifest.
     pub(super) ledger: Ledger,
+    /// Keeps the list of KEKs to destroy.
+    pub(super) retirement: Retirement,
     /// HMACs organization ids and requests.
     index_key: hmac::Key,
 }
@@ -83,6 +86,7 @@ impl Root {
         Ok(Self {
             id,
             ledger: Ledger::new(id, root_key)?,
+            retirement: Retirement::new(id, root_key)?,
             // Exposed: an HMAC key is made from the key's bytes.
             index_key: hmac::Key::new(hmac::HMAC_SHA256, key.expose()),
         })

@@ -21,6 +21,7 @@ use fields::{Field, Kind};
 const ANYTHING: &[(&str, &str)] = &[
     ("validate_only", "a bool has two values, and both are meant"),
     ("forget_tokens", "a bool has two values, and both are meant"),
+    ("shred", "a bool has two values, and both are meant"),
     (
         "keys_per_second_max",
         "any number is a rate, and none is no limit",

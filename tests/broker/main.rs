@@ -18,6 +18,7 @@ mod reports;
 mod revocation;
 mod rotation;
 mod sealed;
+mod store;
 mod support;
 mod upstream;
 mod watch;

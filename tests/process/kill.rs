@@ -32,7 +32,7 @@ const BESIDE_MAX: u64 = 5;
 const ACTIVE_MAX: usize = 12;
 
 /// Numbers that are the same in each run (SplitMix64, public domain, by Sebastiano Vigna).
-struct Numbers(u64);
+pub(crate) struct Numbers(pub(crate) u64);
 
 impl Numbers {
     fn next(&mut self) -> u64 {
@@ -43,7 +43,7 @@ impl Numbers {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 }
@@ -184,6 +184,7 @@ impl World {
                 request_id,
                 organization_id,
                 revision,
+                shred: false,
             };
             return Step {
                 organization,
@@ -391,6 +392,6 @@ async fn what_was_acknowledged_outlives_a_kill() {
 }
 
 #[expect(clippy::print_stderr, reason = "the output of a test run")]
-fn report(line: &str) {
+pub(crate) fn report(line: &str) {
     eprintln!("{line}");
 }

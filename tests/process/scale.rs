@@ -34,7 +34,7 @@ const COMMITS: usize = 512;
 /// Calls at once.
 const CALLS: usize = 64;
 
-fn id(number: usize) -> String {
+pub(crate) fn id(number: usize) -> String {
     format!("customer-{number}")
 }
 
@@ -55,7 +55,7 @@ where
 }
 
 /// A vault in the store of a site, while no broker has it.
-async fn open(site: &Site) -> Arc<Vault> {
+pub(crate) async fn open(site: &Site) -> Arc<Vault> {
     let key = KeyFile::open(&site.path("kek")).expect("a key");
     let store = SledStore::open(&site.path("data")).await.expect("opens");
     let vault = Vault::open(Arc::new(store), Arc::new(key)).await;
@@ -63,7 +63,7 @@ async fn open(site: &Site) -> Arc<Vault> {
 }
 
 /// Closes a vault, and waits until sled's threads have let go of its files.
-fn close(site: &Site, vault: Arc<Vault>) {
+pub(crate) fn close(site: &Site, vault: Arc<Vault>) {
     site.write("data.anchor", vault.anchor());
     drop(Arc::into_inner(vault).expect("nobody else has it"));
     let log = fs::File::open(site.path("data/db")).expect("a log");
@@ -71,7 +71,7 @@ fn close(site: &Site, vault: Arc<Vault>) {
 }
 
 /// Registers organizations, all of one application.
-async fn fill(site: &Site, organizations: usize) {
+pub(crate) async fn fill(site: &Site, organizations: usize) {
     let (tenant, client_id) = site.add_tenant("all", |application| application.with_secret(SECRET));
     let vault = open(site).await;
     for_each(COMMITS, organizations, |number| {
@@ -142,7 +142,7 @@ async fn ask(client: &Client, number: usize, resource: v1::Resource) -> Arc<Toke
     clippy::print_stderr,
     reason = "figures of a run, shown with --nocapture"
 )]
-fn tell(what: &str, took: Duration) {
+pub(crate) fn tell(what: &str, took: Duration) {
     eprintln!("scale: {what}: {:.3} s", took.as_secs_f64());
 }
 

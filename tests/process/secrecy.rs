@@ -341,6 +341,7 @@ async fn misplace_in_calls(run: &mut Run, stranger: &str) {
         request_id: stranger(),
         organization_id: stranger(),
         revision: 0,
+        shred: false,
     });
     let host = TokenOptions {
         sharepoint_host: Some(stranger()),

@@ -9,7 +9,7 @@ use std::{
 use super::{Content, FRAME_BYTES, Frames, Row};
 use crate::{
     store::Key,
-    vault::{Error, KEYS, RECORDS, Vault, envelope::Index, manifest, root},
+    vault::{Error, KEYS, RECORDS, Vault, envelope::Index, manifest, root, shred},
 };
 
 /// Records that changed while the backup was taken and are read at the end, while no change is let in.
@@ -175,7 +175,7 @@ impl<'a> Backup<'a> {
         let held_up = vault.changing.write().await;
         let changed = vault.watched.take();
         self.read_records(&changed).await?;
-        for at in [root::at(), manifest::place()] {
+        for at in [root::at(), manifest::place(), shred::place()] {
             self.read_row(at).await?;
         }
         drop(held_up);

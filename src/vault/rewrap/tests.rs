@@ -153,7 +153,10 @@ async fn after_a_walk_no_key_needs_the_older_kek() {
         .await
         .expect_err("opens no more under the older one");
     // Nothing but wrapped keys has changed.
-    let after = entries(&fixture.store).await;
+    let mut after = entries(&fixture.store).await;
+    // ... and what is to be destroyed now.
+    after.retain(|(key, _)| key.as_bytes() != b"m/shred");
+    assert_eq!(before.len(), after.len());
     for ((key, old), (_, new)) in before.iter().zip(&after) {
         let is_record = key.as_bytes().starts_with(b"o/") || key.as_bytes() == b"m/manifest";
         assert_eq!(old == new, is_record, "{key:?}");

@@ -46,6 +46,7 @@ pub(crate) fn revoke(id: &str, revision: u64) -> admin::RevokeOrganizationReques
         request_id: Uuid::new_v4().to_string(),
         organization_id: id.into(),
         revision,
+        shred: false,
     }
 }
 
