@@ -1,8 +1,8 @@
 //! The operator's side of the contract.
 
-use tonic::Streaming;
+use tonic::{Streaming, transport::Channel};
 
-use super::{ConnectionConfig, Error, connection::Connection};
+use super::{ConnectionConfig, Error, Origin, connection::Connection};
 use crate::pb::admin::v1::{
     BackUpStoreRequest, BackUpStoreResponse, GetOrganizationRequest, GetOrganizationResponse,
     GetStoreStatusRequest, GetStoreStatusResponse, ListOrganizationsRequest,
@@ -68,9 +68,10 @@ impl Operator {
         &self,
         request: RegisterOrganizationRequest,
     ) -> Result<RegisterOrganizationResponse, Error> {
-        let request = self.connection.request(request);
-        let response = self.service().register_organization(request).await?;
-        Ok(response.into_inner())
+        self.call(request, async |mut service, request| {
+            service.register_organization(request).await
+        })
+        .await
     }
 
     /// Returns one organization.
@@ -82,9 +83,10 @@ impl Operator {
         &self,
         request: GetOrganizationRequest,
     ) -> Result<GetOrganizationResponse, Error> {
-        let request = self.connection.request(request);
-        let response = self.service().get_organization(request).await?;
-        Ok(response.into_inner())
+        self.call(request, async |mut service, request| {
+            service.get_organization(request).await
+        })
+        .await
     }
 
     /// Returns one page of the organizations. An empty page need not be the last: follow
@@ -97,9 +99,10 @@ impl Operator {
         &self,
         request: ListOrganizationsRequest,
     ) -> Result<ListOrganizationsResponse, Error> {
-        let request = self.connection.request(request);
-        let response = self.service().list_organizations(request).await?;
-        Ok(response.into_inner())
+        self.call(request, async |mut service, request| {
+            service.list_organizations(request).await
+        })
+        .await
     }
 
     /// Replaces the credential of an organization.
@@ -111,9 +114,10 @@ impl Operator {
         &self,
         request: RotateCredentialRequest,
     ) -> Result<RotateCredentialResponse, Error> {
-        let request = self.connection.request(request);
-        let response = self.service().rotate_credential(request).await?;
-        Ok(response.into_inner())
+        self.call(request, async |mut service, request| {
+            service.rotate_credential(request).await
+        })
+        .await
     }
 
     /// Revokes an organization for good.
@@ -125,9 +129,10 @@ impl Operator {
         &self,
         request: RevokeOrganizationRequest,
     ) -> Result<RevokeOrganizationResponse, Error> {
-        let request = self.connection.request(request);
-        let response = self.service().revoke_organization(request).await?;
-        Ok(response.into_inner())
+        self.call(request, async |mut service, request| {
+            service.revoke_organization(request).await
+        })
+        .await
     }
 
     /// Tells how the store is.
@@ -165,11 +170,34 @@ impl Operator {
         Ok(response.into_inner())
     }
 
-    fn store(&self) -> StoreServiceClient<tonic::transport::Channel> {
+    fn store(&self) -> StoreServiceClient<Channel> {
         StoreServiceClient::new(self.connection.channel.clone())
     }
 
-    fn service(&self) -> OrganizationServiceClient<tonic::transport::Channel> {
+    /// Makes a call; once more if there is no answer, since the broker closes connections that are
+    /// idle, and a call may cross that on its way. Nothing is done twice: each change has a
+    /// `request_id`.
+    async fn call<Q: Clone, A>(
+        &self,
+        request: Q,
+        call: impl AsyncFn(
+            OrganizationServiceClient<Channel>,
+            tonic::Request<Q>,
+        ) -> Result<tonic::Response<A>, tonic::Status>,
+    ) -> Result<A, Error> {
+        let answer = call(self.service(), self.connection.request(request.clone())).await;
+        let error = match answer {
+            Ok(response) => return Ok(response.into_inner()),
+            Err(status) => Error::from(status),
+        };
+        if error.origin() != Origin::Connection || error.code() != tonic::Code::Unavailable {
+            return Err(error);
+        }
+        let again = call(self.service(), self.connection.request(request)).await?;
+        Ok(again.into_inner())
+    }
+
+    fn service(&self) -> OrganizationServiceClient<Channel> {
         OrganizationServiceClient::new(self.connection.channel.clone())
     }
 }

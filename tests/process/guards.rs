@@ -225,5 +225,4 @@ async fn memory_is_locked_where_there_is_no_limit_to_it() {
     let exempt = u64::from_str_radix(&status(serving.process.id(), "CapEff"), 16);
     let exempt = exempt.expect("a number") >> 14 & 1 == 1;
     assert_eq!(kilobytes > 1024, unlimited || exempt, "{locked}");
-    serving.stop();
 }
