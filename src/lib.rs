@@ -16,7 +16,8 @@
 //!                     └─────────► entra::paced      who goes first, who waits, who is told so
 //!                                   entra::client   one request to the tenant's token endpoint
 //! ```
-//! Beside the calls, [`token::refresh`] renews what is due.
+//! Beside the calls, [`token::refresh`] renews what is due. As long as the store or its KEK is not to be
+//! had, [`rpc::seal`] answers instead of the services, and `app` tries again.
 //!
 //! # Rooms
 //!

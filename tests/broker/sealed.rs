@@ -1,13 +1,22 @@
 //! A broker that cannot open its store refuses every call with one reason, and serves on the same
 //! connections once it can.
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _};
 
 use kodo_broker::{
-    pb::v1::{ErrorReason, Resource},
+    pb::{
+        self,
+        admin::v1::{
+            BackUpStoreRequest, GetStoreStatusRequest, RewrapKeysRequest,
+            store_service_client::StoreServiceClient,
+        },
+        v1::{ErrorReason, Resource},
+    },
     simulator::pki::Leaf,
 };
-use tonic::{Code, Status};
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
+use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt as _;
 
 use crate::support::{
@@ -37,71 +46,74 @@ fn refusal<T>(outcome: Result<T, Status>) -> Status {
     outcome.err().expect("the call is refused")
 }
 
-/// Every call that there is, made by one caller: its name and how it was refused.
-async fn all_calls(
-    mut tokens: Tokens,
-    mut organizations: Organizations,
-) -> Vec<(&'static str, Status)> {
+/// Every call that there is, made over one connection: its name and how it was refused.
+async fn all_calls(connection: Channel) -> Vec<(&'static str, Status)> {
+    let mut calls = calls_of_workers(Tokens::new(connection.clone())).await;
+    calls.extend(calls_of_operators(Organizations::new(connection.clone())).await);
+    calls.extend(calls_about_the_store(StoreServiceClient::new(connection)).await);
+    let made: BTreeSet<_> = calls.iter().map(|(rpc, _)| (*rpc).to_owned()).collect();
+    assert_eq!(made, rpcs());
+    calls
+}
+
+/// Every RPC of the contract.
+fn rpcs() -> BTreeSet<String> {
+    let descriptors = FileDescriptorSet::decode(pb::DESCRIPTORS);
+    let files = descriptors.expect("made by our own build").file;
+    let services = files.iter().flat_map(|file| &file.service);
+    let methods = services.flat_map(|service| &service.method);
+    methods.map(|method| method.name().to_owned()).collect()
+}
+
+async fn calls_of_workers(mut tokens: Tokens) -> Vec<(&'static str, Status)> {
     let graph = Resource::Graph;
-    let (secret, certificate) = (request::secret(SECRET), request::certificate());
+    let token = tokens.get_token(request::token("contoso", graph)).await;
+    let watch = tokens.watch_token(request::watch("contoso", graph)).await;
+    let report = request::report("contoso", graph, "00", 401);
+    let report = tokens.report_token(report).await;
     vec![
-        (
-            "GetToken",
-            refusal(tokens.get_token(request::token("contoso", graph)).await),
-        ),
-        (
-            "WatchToken",
-            refusal(tokens.watch_token(request::watch("contoso", graph)).await),
-        ),
-        (
-            "ReportToken",
-            refusal(
-                tokens
-                    .report_token(request::report("contoso", graph, "00", 401))
-                    .await,
-            ),
-        ),
-        (
-            "RegisterOrganization",
-            refusal(
-                organizations
-                    .register_organization(request::register("contoso", CONTOSO, secret))
-                    .await,
-            ),
-        ),
-        (
-            "GetOrganization",
-            refusal(
-                organizations
-                    .get_organization(request::get("contoso"))
-                    .await,
-            ),
-        ),
-        (
-            "ListOrganizations",
-            refusal(organizations.list_organizations(request::list()).await),
-        ),
-        (
-            "RotateCredential",
-            refusal(
-                organizations
-                    .rotate_credential(request::rotate("contoso", 1, certificate))
-                    .await,
-            ),
-        ),
-        (
-            "RevokeOrganization",
-            refusal(
-                organizations
-                    .revoke_organization(request::revoke("contoso", 1))
-                    .await,
-            ),
-        ),
+        ("GetToken", refusal(token)),
+        ("WatchToken", refusal(watch)),
+        ("ReportToken", refusal(report)),
+    ]
+}
+
+async fn calls_of_operators(mut organizations: Organizations) -> Vec<(&'static str, Status)> {
+    let register = request::register("contoso", CONTOSO, request::secret(SECRET));
+    let register = organizations.register_organization(register).await;
+    let get = organizations
+        .get_organization(request::get("contoso"))
+        .await;
+    let list = organizations.list_organizations(request::list()).await;
+    let rotate = request::rotate("contoso", 1, request::certificate());
+    let rotate = organizations.rotate_credential(rotate).await;
+    let revoke = request::revoke("contoso", 1);
+    let revoke = organizations.revoke_organization(revoke).await;
+    vec![
+        ("RegisterOrganization", refusal(register)),
+        ("GetOrganization", refusal(get)),
+        ("ListOrganizations", refusal(list)),
+        ("RotateCredential", refusal(rotate)),
+        ("RevokeOrganization", refusal(revoke)),
+    ]
+}
+
+async fn calls_about_the_store(
+    mut store: StoreServiceClient<Channel>,
+) -> Vec<(&'static str, Status)> {
+    let status = store.get_store_status(GetStoreStatusRequest::default());
+    let status = refusal(status.await);
+    let rewrap = refusal(store.rewrap_keys(RewrapKeysRequest::default()).await);
+    let backup = refusal(store.back_up_store(BackUpStoreRequest::default()).await);
+    vec![
+        ("GetStoreStatus", status),
+        ("RewrapKeys", rewrap),
+        ("BackUpStore", backup),
     ]
 }
 
 async fn of_caller(fixture: &Fixture, path: &str) -> Vec<(&'static str, Status)> {
-    all_calls(fixture.tokens(path), fixture.organizations(path)).await
+    all_calls(fixture.connect(Some(&pki::caller(path)))).await
 }
 
 #[tokio::test]
@@ -150,8 +162,14 @@ async fn each_refusal_is_on_record() {
         assert_eq!(line["rpc"], *rpc);
         assert_eq!(line["outcome"], "SEALED");
         assert_eq!(line["caller"], "spiffe://kodo.test/worker");
-        let lists = *rpc == "ListOrganizations";
-        assert_eq!(line["organization"] == "contoso", !lists, "{line}");
+        let of_all = [
+            "ListOrganizations",
+            "GetStoreStatus",
+            "RewrapKeys",
+            "BackUpStore",
+        ];
+        let is_about_one = !of_all.contains(rpc);
+        assert_eq!(line["organization"] == "contoso", is_about_one, "{line}");
         assert_eq!(
             line["resource"] == "graph",
             rpc.ends_with("Token"),
@@ -165,11 +183,7 @@ async fn each_refusal_is_on_record() {
 async fn a_caller_without_an_identity_is_told_of_that_and_nothing_else() {
     let fixture = without_kek().await;
     let connection = fixture.connect(Some(&pki::issue(&Leaf::default())));
-    let (tokens, organizations) = (
-        Tokens::new(connection.clone()),
-        Organizations::new(connection),
-    );
-    for (rpc, status) in all_calls(tokens, organizations).await {
+    for (rpc, status) in all_calls(connection).await {
         assert_eq!(
             (status.code(), reason(&status)),
             (

@@ -1,12 +1,13 @@
 //! A broker that cannot open what it guards starts all the same, and opens once it can.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf, time::Duration};
 
+use kodo_broker::{client::TokenOptions, pb::v1::Resource};
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::{
     command_line::register,
-    program::{Ended, poll, run},
+    program::{Ended, now, poll, run},
     site::{KEK, OTHER_KEK, Serving, Site, files_below},
 };
 
@@ -77,7 +78,7 @@ fn once(site: &Site, caller: &str, arguments: &[&str]) -> Ended {
 
 /// Waits until the broker is ready, and gets a token.
 async fn assert_unseals(site: &Site, serving: &Serving) {
-    let began = crate::program::now();
+    let began = now();
     poll("it opens", || {
         healthcheck(serving).code.filter(|code| *code == 0)
     });
@@ -194,6 +195,31 @@ async fn a_damaged_store_stays_sealed_and_is_not_touched_again() {
     assert!(!looked.err.contains("in use"), "{looked:?}");
     let ended = serving.stop();
     assert!(reason_logged(&ended).contains("then restart"), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sealed_broker_ends_with_the_signal_between_two_attempts() {
+    let site = with_contoso().await;
+    let before = stored(&site);
+    fs::remove_file(site.path("kek")).expect("it is there");
+    let serving = site.serve_sealed().await;
+    // A connection that stays, and a call on it that was refused.
+    let worker = site.worker().await;
+    let options = TokenOptions {
+        timeout: Some(Duration::from_secs(2)),
+        ..TokenOptions::default()
+    };
+    let refused = worker.token("contoso", Resource::Graph, options).await;
+    assert!(refused.is_err(), "{refused:?}");
+    let began = now();
+    let ended = serving.stop();
+    // Not by the limit of the drain, which is 20 s.
+    assert!(began.elapsed().as_secs() < 10, "{ended:?}");
+    assert!(
+        !ended.err.contains("before everything had finished"),
+        "{ended:?}"
+    );
+    assert_eq!(stored(&site), before);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

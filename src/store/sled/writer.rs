@@ -203,3 +203,39 @@ fn apply(
     }
     Ok(revision)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{open_database, sync_all},
+        *,
+    };
+    use crate::store::Key;
+
+    fn put(name: &[u8]) -> Transaction {
+        Transaction {
+            compares: vec![],
+            writes: vec![Write::Put(Key::new(b"a/", name), b"value".to_vec())],
+        }
+    }
+
+    #[tokio::test]
+    async fn after_a_failed_sync_nothing_is_written_and_that_shows() {
+        let directory = tempfile::tempdir().expect("a folder");
+        let (db, records, counters) = open_database(directory.path()).expect("opens");
+        let log = sync_all(directory.path()).expect("syncs");
+        let start = |log| Writer::start(db.clone(), records.clone(), counters.clone(), log);
+        let sound = start(log).expect("starts");
+        sound.commit(put(b"1")).await.expect("commits");
+        assert!(!sound.has_failed());
+        // A file that the system does not sync.
+        let unsynced = fs::File::open("/dev/null").expect("opens");
+        let failing = start(unsynced).expect("starts");
+        for name in [b"2", b"3"] {
+            let failed = failing.commit(put(name)).await;
+            assert!(matches!(failed, Err(Error::Failed(_))), "{failed:?}");
+            assert!(failing.has_failed());
+        }
+        assert!(!records.contains_key(b"a/3").expect("reads"));
+    }
+}
