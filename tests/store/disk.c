@@ -32,6 +32,7 @@ enum need { READS, WRITES, ROOM, SYNCS };
 static pthread_mutex_t order = PTHREAD_MUTEX_INITIALIZER;
 static char *paths[FILES];
 static const char *root, *full, *fired, *kind;
+static char *cached[FILES];
 static long fail_at, calls;
 static int log_fd = -1;
 
@@ -106,6 +107,23 @@ static int fails(enum need need) {
     if (!strcmp(kind, "short")) return 1;
     errno = !strcmp(kind, "eio") ? EIO : !strcmp(kind, "eintr") ? EINTR : ENOSPC;
     return -1;
+}
+
+/* A file that was read to its end is in memory: reading it again does not reach the disk. */
+static int is_cached(const char *path, int end) {
+    for (int i = 0; i < FILES; i++) {
+        if (!cached[i]) {
+            if (end) cached[i] = strdup(path);
+            return end;
+        }
+        if (!strcmp(cached[i], path)) return 1;
+    }
+    return 0;
+}
+
+static int fails_to_read(const char *path) {
+    if (kind && !strcmp(kind, "eio") && is_cached(path, 0)) return 0;
+    return fails(READS);
 }
 
 static int open_any(const char *path, int flags, mode_t mode) {
@@ -193,15 +211,17 @@ ssize_t pwrite64(int fd, const void *data, size_t length, off64_t offset) {
 ssize_t read(int fd, void *data, size_t length) {
     if (!path_of(fd)) return REAL(read)(fd, data, length);
     pthread_mutex_lock(&order);
-    int fail = fails(READS);
+    int fail = fails_to_read(paths[fd]);
+    ssize_t done = fail < 0 ? -1 : REAL(read)(fd, data, fail ? (length + 1) / 2 : length);
+    if (!done && length) is_cached(paths[fd], 1);
     pthread_mutex_unlock(&order);
-    return fail < 0 ? -1 : REAL(read)(fd, data, fail ? (length + 1) / 2 : length);
+    return done;
 }
 
 ssize_t pread64(int fd, void *data, size_t length, off64_t offset) {
     if (!path_of(fd)) return REAL(pread64)(fd, data, length, offset);
     pthread_mutex_lock(&order);
-    int fail = fails(READS);
+    int fail = fails_to_read(paths[fd]);
     pthread_mutex_unlock(&order);
     return fail < 0 ? -1 : REAL(pread64)(fd, data, fail ? (length + 1) / 2 : length, offset);
 }

@@ -7,6 +7,7 @@ use std::{
     process::{Child, ChildStdout, Command, Stdio},
     str::FromStr,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use kodo_broker::store::{Error, Store, sled::SledStore};
@@ -16,6 +17,9 @@ use crate::load;
 
 /// Names what to do; without it, `work` is no test.
 const ROLE: &str = "KODO_STORE_ROLE";
+
+/// Longest wait for a store to be closed.
+const CLOSING_MAX: Duration = Duration::from_secs(5);
 
 /// A role, with its figures.
 #[derive(Clone, Copy, Debug)]
@@ -159,11 +163,13 @@ async fn session(directory: &Path, writers: u64, commits: u64, largest: u64) -> 
     tasks.join_all().await.into_iter().collect()
 }
 
-/// A store that was closed just now keeps its lock until the last of its threads has ended.
+/// A store that was closed just now keeps its lock until the last of its threads has ended: it is
+/// waited for, but not for ever.
 pub(crate) async fn open(directory: &Path) -> Result<SledStore, Error> {
+    let began = Instant::now();
     loop {
         match SledStore::open(directory).await {
-            Err(Error::InUse(_)) => tokio::task::yield_now().await,
+            Err(Error::InUse(_)) if began.elapsed() < CLOSING_MAX => tokio::task::yield_now().await,
             other => return other,
         }
     }
