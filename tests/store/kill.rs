@@ -3,8 +3,10 @@
 use std::{
     process::{Child, Output},
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 use crate::{
     is_long_run,

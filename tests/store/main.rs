@@ -4,6 +4,7 @@
 //! `KODO_LONG=1` makes the runs longer.
 
 mod faults;
+mod growth;
 mod kill;
 mod load;
 mod numbers;

@@ -4,7 +4,9 @@
 //! point of the record: of each file what was synced before, any sectors of what was written since,
 //! and a beginning of what happened to the names since the folder was synced, as a journal keeps it.
 
-use std::{collections::BTreeMap, fs, path::Path, time::Instant};
+use std::{collections::BTreeMap, fs, path::Path};
+
+use tokio::time::Instant;
 
 use crate::{
     faults::read,

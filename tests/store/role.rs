@@ -7,11 +7,11 @@ use std::{
     process::{Child, ChildStdout, Command, Stdio},
     str::FromStr,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use kodo_broker::store::{Error, Store, sled::SledStore};
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 
 use crate::load;
 

@@ -72,3 +72,37 @@ pub(super) fn read_through(directory: &Path) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Key, Store as _, Transaction, Write, conformance, sled::SledStore};
+
+    fn damage(directory: &Path) {
+        fs::write(directory.join("conf"), b"half").expect("writes");
+    }
+
+    #[tokio::test]
+    async fn a_first_start_that_was_cut_short_is_begun_anew() {
+        let directory = tempfile::tempdir().expect("a folder");
+        drop(SledStore::open(directory.path()).await.expect("opens"));
+        drop(conformance::reopen(directory.path()).await);
+        damage(directory.path());
+        let _store = conformance::reopen(directory.path()).await;
+    }
+
+    #[tokio::test]
+    async fn the_mark_is_gone_once_something_was_acknowledged() {
+        let directory = tempfile::tempdir().expect("a folder");
+        let store = SledStore::open(directory.path()).await.expect("opens");
+        let mark = directory.path().join(MARK);
+        store.commit(Transaction::default()).await.expect("waits");
+        assert!(mark.exists());
+        let transaction = Transaction {
+            compares: vec![],
+            writes: vec![Write::Put(Key::new(b"a/", b"1"), b"value".to_vec())],
+        };
+        store.commit(transaction).await.expect("commits");
+        assert!(!mark.exists());
+    }
+}
