@@ -8,6 +8,9 @@
 //! - a crash while it opens leaves `snap.*.generating`, which the next open mistakes for the newest
 //!   snapshot (issue 1527): such files are removed first;
 //! - it panics on some damaged files: the panic is caught and reported as a refusal;
+//! - it takes a file that the disk cannot read for the leftover of a crash, and wipes it: all files are
+//!   read through before it opens them;
+//! - it may wait for ever for a thread of its own that has failed: the wait for a commit is bounded;
 //! - an error while writing is sticky: the store then refuses further writes until a restart.
 
 use std::{
@@ -23,8 +26,10 @@ use sled::{Db, Tree};
 
 use super::{Entry, Error, Key, Revision, SCAN_MAX, Store, Transaction, VALUE_BYTES_MAX};
 
+mod beginning;
 mod writer;
 
+use beginning::Mark;
 use writer::Writer;
 
 /// Trees of the database.
@@ -73,20 +78,24 @@ impl SledStore {
             .map_err(failed)?;
         let lock = lock(directory)?;
         remove_unfinished_snapshots(directory).map_err(failed)?;
-        let existed = exists(directory);
-        let opened = catch_unwind(AssertUnwindSafe(|| open_database(directory)));
-        let (db, records, counters) = match opened {
-            Ok(result) => result.map_err(|error| refusal(directory, error))?,
-            Err(_) => return Err(unopenable(directory, "its files are damaged")),
+        let mark = Mark::of(directory).map_err(failed)?;
+        beginning::read_through(directory).map_err(failed)?;
+        let opened = match (open_caught(directory), &mark) {
+            (Err(Error::Unopenable { .. }), Some(mark)) => {
+                mark.begin_anew().map_err(failed)?;
+                open_caught(directory)
+            }
+            (opened, _) => opened,
         };
+        let (db, records, counters) = opened?;
         // What sled finds in damaged files may be nothing at all, without an error.
-        if existed && records.is_empty() {
+        if mark.is_none() && records.is_empty() {
             let reason = "it was a store before and holds nothing now; if nothing was ever registered in it, remove the directory";
             return Err(unopenable(directory, reason));
         }
         db.flush().map_err(|error| refusal(directory, error))?;
         let log = sync_all(directory).map_err(failed)?;
-        let writer = Writer::start(db, records.clone(), counters, log).map_err(failed)?;
+        let writer = Writer::start(db, records.clone(), counters, log, mark).map_err(failed)?;
         Ok(Self {
             records,
             writer,
@@ -162,6 +171,14 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(read)
         .await
         .unwrap_or_else(|panic| Err(failed(panic)))
+}
+
+/// sled panics on some damage.
+fn open_caught(directory: &Path) -> Result<(Db, Tree, Tree), Error> {
+    match catch_unwind(AssertUnwindSafe(|| open_database(directory))) {
+        Ok(result) => result.map_err(|error| refusal(directory, error)),
+        Err(_) => Err(unopenable(directory, "its files are damaged")),
+    }
 }
 
 fn open_database(directory: &Path) -> sled::Result<(Db, Tree, Tree)> {

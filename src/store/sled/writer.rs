@@ -7,6 +7,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use sled::{
@@ -15,10 +16,14 @@ use sled::{
         ConflictableTransactionError, TransactionError, Transactional, TransactionalTree,
     },
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 
 use super::{
     super::{Error, Revision, Transaction, Write},
+    beginning::Mark,
     failed,
 };
 
@@ -26,6 +31,8 @@ use super::{
 const QUEUE: usize = 1024;
 /// Commits that share one flush.
 const GROUP: usize = 64;
+/// Longest wait for a commit: a thread inside sled that failed may keep the others waiting for ever.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Holds the number of the last commit, 8 bytes.
 const REVISION: &[u8] = b"revision";
 
@@ -46,6 +53,8 @@ struct Thread {
     counters: Tree,
     /// A descriptor of ours of sled's log file: what sled itself does not do with it is `fdatasync`.
     log: fs::File,
+    /// Until the first commit.
+    mark: Option<Mark>,
     /// Set by the first failed write. Afterwards nobody knows what is on disk, so nothing more is
     /// written: a retried fsync may report success for data that is gone.
     failed: Option<Error>,
@@ -60,7 +69,13 @@ impl fmt::Debug for Writer {
 }
 
 impl Writer {
-    pub(super) fn start(db: Db, records: Tree, counters: Tree, log: fs::File) -> io::Result<Self> {
+    pub(super) fn start(
+        db: Db,
+        records: Tree,
+        counters: Tree,
+        log: fs::File,
+        mark: Option<Mark>,
+    ) -> io::Result<Self> {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let has_failed = Arc::<AtomicBool>::default();
         let thread = Thread {
@@ -68,6 +83,7 @@ impl Writer {
             records,
             counters,
             log,
+            mark,
             failed: None,
             has_failed: has_failed.clone(),
         };
@@ -84,11 +100,15 @@ impl Writer {
     }
 
     pub(super) async fn commit(&self, transaction: Transaction) -> Result<Revision, Error> {
-        let gone = || Error::Failed("the writing thread has ended".into());
+        let gone = || failed("the writing thread has ended; restart once the disk is well again");
         let (done, outcome) = oneshot::channel();
         let job = Job { transaction, done };
-        self.queue.send(job).await.map_err(|_| gone())?;
-        outcome.await.map_err(|_| gone())?
+        let answer = async {
+            self.queue.send(job).await.map_err(|_| gone())?;
+            outcome.await.map_err(|_| gone())?
+        };
+        let late = |_| failed("the disk did not answer in 30 s");
+        timeout(PATIENCE, answer).await.map_err(late)?
     }
 }
 
@@ -136,12 +156,23 @@ impl Thread {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        let flushed = self.db.flush().map_err(failed);
+        let flushed = self.db.flush().map_err(io::Error::other);
         let synced = flushed.and_then(|_| {
-            let synced = self.log.sync_data();
-            synced.map_err(failed)
+            self.log.sync_data()?;
+            self.unmark()
         });
-        synced.map_err(|error| self.fail(error))
+        synced.map_err(|error| self.fail(failed(error)))
+    }
+
+    /// What is synced now is about to be acknowledged.
+    fn unmark(&mut self) -> io::Result<()> {
+        if let Some(mark) = &self.mark
+            && !self.records.is_empty()
+        {
+            mark.remove()?;
+            self.mark = None;
+        }
+        Ok(())
     }
 
     fn fail(&mut self, error: Error) -> Error {
