@@ -12,13 +12,13 @@ pub enum KekConfig {
     /// Keys in a file, 32 bytes in base64 each; the first wraps.
     File(PathBuf),
     /// A key of a Transit engine.
-    Transit(TransitConfig),
+    Transit(Box<TransitConfig>),
     /// Both, while a store moves from one to the other by re-wrapping.
     Both {
         /// Keys in a file.
         file: PathBuf,
         /// A key of a Transit engine.
-        transit: TransitConfig,
+        transit: Box<TransitConfig>,
         /// The one that wraps.
         wrap_with: WrapWith,
     },
@@ -39,7 +39,7 @@ pub enum WrapWith {
 #[serde(deny_unknown_fields)]
 struct KekTable {
     file: Option<PathBuf>,
-    transit: Option<TransitConfig>,
+    transit: Option<Box<TransitConfig>>,
     wrap_with: Option<WrapWith>,
 }
 
