@@ -15,7 +15,7 @@ mod kek;
 mod server;
 
 pub use entra::EntraConfig;
-pub use kek::{KekConfig, KubernetesConfig, TransitConfig};
+pub use kek::{KekConfig, KubernetesConfig, TransitConfig, WrapWith};
 pub use server::{LimitsConfig, ServerConfig, TlsConfig};
 
 /// Longest configuration or policy file, in bytes.

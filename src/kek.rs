@@ -6,8 +6,12 @@ use async_trait::async_trait;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use zeroize::Zeroizing;
 
-use crate::{config::KekConfig, secret::SymmetricKey};
+use crate::{
+    config::{KekConfig, WrapWith},
+    secret::SymmetricKey,
+};
 
+mod both;
 pub mod file;
 pub mod local;
 pub mod transit;
@@ -105,7 +109,19 @@ pub enum Error {
 pub async fn open(config: &KekConfig) -> Result<Arc<dyn KeyProvider>, Error> {
     Ok(match config {
         KekConfig::File(file) => Arc::new(file::KeyFile::open(file)?),
-        KekConfig::Transit(config) => Arc::new(transit::Transit::open(config).await?),
+        KekConfig::Transit(transit) => Arc::new(transit::Transit::open(transit).await?),
+        KekConfig::Both {
+            file,
+            transit,
+            wrap_with,
+        } => {
+            let file = Arc::new(file::KeyFile::open(file)?);
+            let transit = Arc::new(transit::Transit::open(transit).await?);
+            Arc::new(match wrap_with {
+                WrapWith::File => both::Both::new(file, transit),
+                WrapWith::Transit => both::Both::new(transit, file),
+            })
+        }
     })
 }
 

@@ -5,14 +5,33 @@ use std::{num::NonZeroU16, path::PathBuf, time::Duration};
 use serde::Deserialize;
 use url::Url;
 
-/// `[kek]`: one provider.
+/// `[kek]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "KekTable")]
 pub enum KekConfig {
-    /// Keys in a file, 32 bytes in base64 each; the first encrypts.
+    /// Keys in a file, 32 bytes in base64 each; the first wraps.
     File(PathBuf),
     /// A key of a Transit engine.
     Transit(TransitConfig),
+    /// Both, while a store moves from one to the other by re-wrapping.
+    Both {
+        /// Keys in a file.
+        file: PathBuf,
+        /// A key of a Transit engine.
+        transit: TransitConfig,
+        /// The one that wraps.
+        wrap_with: WrapWith,
+    },
+}
+
+/// Which of two KEKs wraps what is new. The other one only opens.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum WrapWith {
+    /// That of the file.
+    File,
+    /// That of the Transit engine.
+    Transit,
 }
 
 /// The section as it stands in the file.
@@ -21,6 +40,7 @@ pub enum KekConfig {
 struct KekTable {
     file: Option<PathBuf>,
     transit: Option<TransitConfig>,
+    wrap_with: Option<WrapWith>,
 }
 
 /// `[kek.transit]`: a key of the Transit engine of OpenBao or Vault.
@@ -96,10 +116,19 @@ impl TryFrom<KekTable> for KekConfig {
     type Error = &'static str;
 
     fn try_from(table: KekTable) -> Result<Self, Self::Error> {
-        match (table.file, table.transit) {
-            (Some(file), None) => Ok(Self::File(file)),
-            (None, Some(transit)) => Ok(Self::Transit(transit)),
-            _ => Err("one of `file` and `transit` is needed, and not both"),
+        match (table.file, table.transit, table.wrap_with) {
+            (Some(file), None, None | Some(WrapWith::File)) => Ok(Self::File(file)),
+            (None, Some(transit), None | Some(WrapWith::Transit)) => Ok(Self::Transit(transit)),
+            (Some(file), Some(transit), Some(wrap_with)) => Ok(Self::Both {
+                file,
+                transit,
+                wrap_with,
+            }),
+            (Some(_), Some(_), None) => {
+                Err("with both `file` and `[kek.transit]`, `wrap_with` must say which one wraps")
+            }
+            (None, None, _) => Err("`file` or `[kek.transit]` is missing"),
+            _ => Err("`wrap_with` names what is not there"),
         }
     }
 }

@@ -35,7 +35,9 @@ fn the_options_that_the_example_only_mentions_exist() {
     let options = |line: &str| {
         line.starts_with("# ")
             && (line.contains(" = \"")
+                || line.contains("_seconds = ")
                 || line.starts_with("# [entra")
+                || line.starts_with("# [kek")
                 || line.starts_with("# threads"))
     };
     let uncommented: String = EXAMPLE
@@ -45,6 +47,34 @@ fn the_options_that_the_example_only_mentions_exist() {
         .collect();
     let config = Config::parse(&uncommented).expect("parses");
     assert!(config.entra.extra_ca_file.is_some() && config.entra.proxy_url.is_some());
+    let KekConfig::Both {
+        transit, wrap_with, ..
+    } = config.kek
+    else {
+        panic!("both are there");
+    };
+    assert_eq!(wrap_with, WrapWith::File);
+    let short = "[kek.transit]\naddress = \"https://openbao.example:8200\"\nkey = \"kodo-broker\"\n\
+                 [kek.transit.kubernetes]\nrole = \"kodo-broker\"";
+    let KekConfig::Transit(defaults) = kek(short).expect("parses") else {
+        panic!("it is there alone");
+    };
+    assert_eq!(
+        format!("{:?}", (&transit.mount, &transit.kubernetes)),
+        format!("{:?}", (&defaults.mount, &defaults.kubernetes)),
+    );
+    assert_eq!(
+        (
+            transit.connect_timeout(),
+            transit.request_timeout(),
+            transit.refresh_interval()
+        ),
+        (
+            defaults.connect_timeout(),
+            defaults.request_timeout(),
+            defaults.refresh_interval()
+        ),
+    );
     config
         .entra
         .authorities()
@@ -57,6 +87,7 @@ fn every_option_is_in_the_example() {
         include_str!("../config.rs"),
         include_str!("server.rs"),
         include_str!("entra.rs"),
+        include_str!("kek.rs"),
     ]
     .concat();
     let named: BTreeSet<_> = text
@@ -73,12 +104,51 @@ fn every_option_is_in_the_example() {
     }
 }
 
+/// The example with another section for the KEK.
+fn kek(section: &str) -> Result<KekConfig, String> {
+    let file = "file = \"/etc/kodo-broker/kek\"";
+    assert!(EXAMPLE.contains(&format!("[kek]\n")) && EXAMPLE.contains(file));
+    let config = example(|text| text.replace("\n[kek]\n", "\n").replace(file, section));
+    config.map(|config| config.kek)
+}
+
+#[test]
+fn what_the_kek_is_must_be_said_once() {
+    const FILE: &str = "[kek]\nfile = \"kek\"\n";
+    const TRANSIT: &str = "[kek.transit]\naddress = \"https://o.example\"\nkey = \"k\"\n";
+    let both = |wrap_with: &str| kek(&format!("{FILE}{wrap_with}\n{TRANSIT}"));
+    assert!(matches!(kek(FILE), Ok(KekConfig::File(file)) if file == Path::new("kek")));
+    assert!(matches!(kek(TRANSIT), Ok(KekConfig::Transit(_))));
+    assert!(matches!(
+        both("wrap_with = \"transit\""),
+        Ok(KekConfig::Both {
+            wrap_with: WrapWith::Transit,
+            ..
+        })
+    ));
+    for (refused, why) in [
+        (kek("[kek]"), "is missing"),
+        (both(""), "`wrap_with` must say"),
+        (
+            kek(&format!("{FILE}wrap_with = \"transit\"")),
+            "names what is not there",
+        ),
+        (both("wrap_with = \"other\""), "unknown variant"),
+        (kek(&format!("{TRANSIT}mont = \"x\"")), "unknown field"),
+        (kek(&TRANSIT.replace("https://", "")), "address"),
+    ] {
+        let error = refused.expect_err("refused");
+        assert!(error.contains(why) && error.contains("line"), "{error}");
+    }
+}
+
 #[test]
 fn an_unknown_key_is_refused_with_its_line() {
     for (section, line) in [
         ("[server]", "lisen = 1"),
         ("[store]", "dir = \"x\""),
         ("[tokens]", "margin = 1"),
+        ("[kek]", "fil = \"x\""),
     ] {
         let error = example(|text| text.replace(section, &format!("{section}\n{line}")))
             .expect_err("refused");

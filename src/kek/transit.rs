@@ -254,3 +254,6 @@ fn bound_to(aad: &[u8]) -> String {
     digest.update(aad);
     BASE64_STANDARD.encode(digest.finish())
 }
+
+#[cfg(all(test, feature = "simulator"))]
+mod tests;

@@ -215,7 +215,7 @@ impl Fixture {
     pub(crate) fn kek_file(&self) -> &Path {
         match &self.config.kek {
             KekConfig::File(file) => file,
-            KekConfig::Transit(_) => panic!("the tests' KEK is in a file"),
+            other => panic!("the tests' KEK is in a file, not {other:?}"),
         }
     }
 

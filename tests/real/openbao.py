@@ -43,6 +43,8 @@ cluster_addr = "https://127.0.0.1:{cluster}"
 storage "raft" {{
   path    = "{directory}/raft"
   node_id = "one"
+  # There is no other to wait for before it leads.
+  performance_multiplier = 1
 }}
 listener "tcp" {{
   address         = "127.0.0.1:{self._port}"
@@ -92,6 +94,27 @@ listener "tcp" {{
             self.ask("POST", "sys/mounts/transit", type="transit")
         self.make_key(key, **options)
         self.ask("PUT", f"sys/policies/acl/{POLICY}", policy=RULES)
+
+    def enable_kubernetes(self, cluster) -> None:
+        """Lets the service account in that the broker runs as."""
+        self.ask("POST", "sys/auth/kubernetes", type="kubernetes")
+        self.ask(
+            "POST",
+            "auth/kubernetes/config",
+            kubernetes_host=cluster.url,
+            kubernetes_ca_cert=self.ca_file.read_text(),
+            token_reviewer_jwt=cluster.service_account_token("openbao"),
+            disable_local_ca_jwt=True,
+        )
+        self.ask(
+            "POST",
+            "auth/kubernetes/role/kodo-broker",
+            bound_service_account_names=["kodo-broker"],
+            bound_service_account_namespaces=["kodo"],
+            token_policies=[POLICY],
+            token_ttl="4s",
+            token_max_ttl="10s",
+        )
 
     def make_key(self, key: str = KEY, **options) -> None:
         self.ask("POST", f"transit/keys/{key}", **({"type": "aes256-gcm96"} | options))

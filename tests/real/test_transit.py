@@ -5,6 +5,7 @@ import time
 import grpc
 import pytest
 import registration
+from cluster import Cluster
 from kodo.broker.admin.v1 import organization_service_pb2 as contract
 
 from openbao import KEY, POLICY, OpenBao
@@ -242,3 +243,38 @@ def test_a_derived_key_serves_as_well(openbao, put_token, start_broker, authorit
     file = put_token(openbao.token())
     login = f'token_file = "{file}"'
     restart(start_broker(authority.url, section(openbao, login, key="derived")))
+
+
+@pytest.fixture
+def cluster(ca, tmp_path):
+    cluster = Cluster(ca.server(f"cluster-{tmp_path.name}"))
+    yield cluster
+    cluster.stop()
+
+
+def test_a_service_account_logs_in_and_stays_so(
+    openbao, cluster, start_broker, authority, admin, tmp_path, canaries
+):
+    openbao.enable_kubernetes(cluster)
+    jwt_file = tmp_path / "jwt"
+    login = f'[kek.transit.kubernetes]\nrole = "kodo-broker"\njwt_file = "{jwt_file}"\n'
+    jwt_file.write_text(cluster.service_account_token("kodo-broker"))
+    canaries.token(jwt_file.read_text())
+    broker = start_broker(authority.url, section(openbao, login))
+    assert "kodo-broker" in cluster.reviewed
+    # Renewed all along, which is reviewed, too; and a new login before the longest life of a token
+    # is over.
+    cluster.reviewed.clear()
+    began = time.monotonic()
+    while time.monotonic() < began + 14:
+        listed = broker.organizations(admin).ListOrganizations(
+            contract.ListOrganizationsRequest(), timeout=30
+        )
+        assert not listed.organizations
+        time.sleep(0.5)
+    assert 3 <= len(cluster.reviewed) <= 14
+    assert not logged(broker, "ERROR", "KEK")
+    broker.stop()
+    jwt_file.write_text(cluster.service_account_token("another"))
+    canaries.token(jwt_file.read_text())
+    assert "the login at auth/kubernetes as kodo-broker is refused" in sealed(broker)
