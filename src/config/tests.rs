@@ -31,6 +31,25 @@ fn the_example_is_a_valid_configuration_with_the_default_limits() {
 }
 
 #[test]
+fn every_configuration_that_is_shipped_parses() {
+    for (file, text) in [
+        ("systemd", include_str!("../../deploy/systemd/broker.toml")),
+        (
+            "base",
+            include_str!("../../deploy/kustomize/base/broker.toml"),
+        ),
+        (
+            "transit",
+            include_str!("../../deploy/kustomize/transit/broker.toml"),
+        ),
+    ] {
+        let config = Config::parse(text).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let transit = matches!(config.kek, KekConfig::Transit(_));
+        assert_eq!(transit, file == "transit");
+    }
+}
+
+#[test]
 fn the_options_that_the_example_only_mentions_exist() {
     let options = |line: &str| {
         line.starts_with("# ")
@@ -107,7 +126,7 @@ fn every_option_is_in_the_example() {
 /// The example with another section for the KEK.
 fn kek(section: &str) -> Result<KekConfig, String> {
     let file = "file = \"/etc/kodo-broker/kek\"";
-    assert!(EXAMPLE.contains(&format!("[kek]\n")) && EXAMPLE.contains(file));
+    assert!(EXAMPLE.contains("\n[kek]\n") && EXAMPLE.contains(file));
     let config = example(|text| text.replace("\n[kek]\n", "\n").replace(file, section));
     config.map(|config| config.kek)
 }

@@ -6,7 +6,7 @@ tests/run prepares everything and runs this. Alone:
 
 After a wanted change of deploy/kustomize, take the new rendering over and read its diff:
 
-    kubectl kustomize deploy/kustomize/base > tests/deploy/golden/base.yaml
+    for name in base transit; do kubectl kustomize deploy/kustomize/$name > tests/deploy/golden/$name.yaml; done
 """
 
 import difflib
@@ -17,15 +17,16 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import urllib.parse
 from pathlib import Path, PurePosixPath
 
 import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-BASE = ROOT / "deploy/kustomize/base"
+KUSTOMIZE = ROOT / "deploy/kustomize"
 DOCKERFILE = ROOT / "deploy/Dockerfile"
-GOLDEN = Path(__file__).parent / "golden/base.yaml"
+GOLDEN = Path(__file__).parent / "golden"
 UNIT = ROOT / "deploy/systemd/kodo-broker.service"
 
 # What `spec` must hold for Pod Security "restricted", by path.
@@ -87,13 +88,17 @@ def port_of(address):
 
 # Kubernetes
 
-@pytest.fixture(scope="module")
-def rendered():
+def render(name):
     done = subprocess.run(
-        [tool("kubectl"), "kustomize", BASE], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False,
+        [tool("kubectl"), "kustomize", KUSTOMIZE / name], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.fixture(scope="module")
+def rendered():
+    return render("base")
 
 
 @pytest.fixture(scope="module")
@@ -140,21 +145,23 @@ def volume_of(pod, mount):
     return next((v for v in pod["spec"]["volumes"] if v["name"] == mount["name"]), None)
 
 
-def test_manifest_is_the_golden_one(rendered):
+@pytest.mark.parametrize("name", ["base", "transit"])
+def test_manifest_is_the_golden_one(name):
     diff = "".join(difflib.unified_diff(
-        GOLDEN.read_text().splitlines(keepends=True), rendered.splitlines(keepends=True), "golden", "rendered",
+        (GOLDEN / f"{name}.yaml").read_text().splitlines(keepends=True), render(name).splitlines(keepends=True), "golden", "rendered",
     ))
     assert not diff, f"if this is wanted, take it over (see the head of this file):\n{diff}"
 
 
-def test_manifest_satisfies_the_schemas(rendered, objects, tmp_path):
-    manifest = tmp_path / "base.yaml"
-    manifest.write_text(rendered)
+@pytest.mark.parametrize("name", ["base", "transit"])
+def test_manifest_satisfies_the_schemas(name, tmp_path):
+    manifest = tmp_path / f"{name}.yaml"
+    manifest.write_text(render(name))
     status, output = run(tool("kubernetes-validate"), "--strict", manifest)
     assert status == 0, output
     # A kind without a schema is a mere warning, and would not have been checked.
     assert "WARN" not in output, output
-    assert output.count(" passed for resource ") == len(objects), output
+    assert output.count(" passed for resource ") == len(list(yaml.safe_load_all(manifest.read_text()))), output
 
 
 def test_every_object_fits_any_namespace(objects):
@@ -336,6 +343,63 @@ def test_the_way_out_leads_to_dns_and_the_internet_only(objects):
     assert reached("20.190.128.1") and reached("2603:1006:2000::1")
 
 
+# With the KEK in OpenBao
+
+@pytest.fixture(scope="module")
+def with_transit():
+    return list(yaml.safe_load_all(render("transit")))
+
+
+@pytest.fixture(scope="module")
+def transit(with_transit):
+    kek = tomllib.loads(only(with_transit, "ConfigMap")["data"]["broker.toml"])["kek"]
+    assert kek.keys() == {"transit"}, "no key in a file beside it"
+    return kek["transit"]
+
+
+def test_transit_changes_nothing_but_the_kek(objects, with_transit):
+    def without_kek(objects):
+        text = yaml.safe_dump_all(objects)
+        text = text.replace(only(objects, "ConfigMap")["metadata"]["name"], "broker-config")
+        objects = list(yaml.safe_load_all(text))
+        spec = only(objects, "StatefulSet")["spec"]["template"]["spec"]
+        spec["volumes"] = [volume for volume in spec["volumes"] if volume["name"] != "kek"]
+        policy = only(objects, "NetworkPolicy")["spec"]
+        policy["egress"] = [rule for rule in policy["egress"] if rule["ports"][0]["port"] in (53, 443)]
+        data = only(objects, "ConfigMap")["data"]
+        data["broker.toml"] = tomllib.loads(data["broker.toml"]) | {"kek": None}
+        return objects
+
+    assert without_kek(with_transit) == without_kek(objects)
+
+
+def test_transit_shows_a_token_for_openbao_alone(with_transit, transit):
+    pod = only(with_transit, "StatefulSet")["spec"]["template"]
+    assert pod["spec"]["automountServiceAccountToken"] is False
+    (container,) = pod["spec"]["containers"]
+    paths = [transit["kubernetes"]["jwt_file"], transit["ca_file"]]
+    mounts = [mount_of(container, path) for path in paths]
+    assert mounts[0] == mounts[1] and mounts[0]["readOnly"]
+    token, ca = volume_of(pod, mounts[0])["projected"]["sources"]
+    assert token["serviceAccountToken"]["audience"] == "openbao"
+    assert token["serviceAccountToken"]["expirationSeconds"] == 600
+    below = [str(PurePosixPath(path).relative_to(mounts[0]["mountPath"])) for path in paths]
+    assert below == [token["serviceAccountToken"]["path"], ca["configMap"]["items"][0]["path"]]
+
+
+def test_transit_opens_the_way_to_openbao_alone(objects, with_transit, transit):
+    added = [
+        rule for rule in only(with_transit, "NetworkPolicy")["spec"]["egress"]
+        if rule not in only(objects, "NetworkPolicy")["spec"]["egress"]
+    ]
+    ((peer,),) = [rule["to"] for rule in added]
+    address = urllib.parse.urlsplit(transit["address"])
+    assert address.scheme == "https"
+    assert [rule["ports"] for rule in added] == [[{"port": address.port, "protocol": "TCP"}]]
+    namespace = peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+    assert address.hostname.split(".")[1] == namespace and peer["podSelector"]["matchLabels"]
+
+
 # Configuration files
 
 @pytest.mark.parametrize(("broker_file", "policy_file"), [
@@ -349,9 +413,13 @@ def test_policy_speaks_of_the_trust_domain(broker_file, policy_file):
     assert callers and all(caller.startswith(f"spiffe://{domain}/") for caller in callers)
 
 
-@pytest.mark.parametrize("path", ["deploy/systemd/broker.toml", "deploy/kustomize/base/broker.toml"])
+@pytest.mark.parametrize("path", [
+    "deploy/systemd/broker.toml", "deploy/kustomize/base/broker.toml", "deploy/kustomize/transit/broker.toml",
+])
 def test_configuration_names_only_documented_options(path):
-    reference = config("deploy/broker.toml")
+    text = (ROOT / "deploy/broker.toml").read_text()
+    # With what it only mentions.
+    reference = tomllib.loads(re.sub(r"(?m)^# (\[[\w.]+\]|\w+ = \S.*)$", r"\1", text))
     for table, options in config(path).items():
         unknown = options.keys() - reference.get(table, {}).keys()
         assert not unknown, f"[{table}] {unknown}"

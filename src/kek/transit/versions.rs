@@ -129,7 +129,7 @@ mod tests {
             .current()
             .expect("one");
         assert_eq!(two.version(&older), Some(1));
-        assert_eq!(two.derived, false);
+        assert!(!two.derived);
         // Made anew under its name: another key.
         let anew = versions(1, 1, r#"{"1":1700000009}"#)
             .current()
