@@ -116,17 +116,23 @@ impl Transit {
         Ok(())
     }
 
+    /// Asks for them unless that was done just now, however many want it.
+    async fn refresh_seldom(&self) -> Result<(), Error> {
+        let mut refreshed = self.refreshed.lock().await;
+        if refreshed.elapsed() < REFRESH_PAUSE {
+            return Ok(());
+        }
+        *refreshed = Instant::now();
+        self.refresh().await
+    }
+
     /// The version that an id stands for. One that is not known may be newer than what is.
     async fn version(&self, kek_id: &KekId) -> Result<u32, Error> {
         if let Some(version) = self.versions().version(kek_id) {
             return Ok(version);
         }
         if Versions::may_name(kek_id) {
-            let mut refreshed = self.refreshed.lock().await;
-            if refreshed.elapsed() >= REFRESH_PAUSE {
-                *refreshed = Instant::now();
-                self.refresh().await?;
-            }
+            self.refresh_seldom().await?;
         }
         let version = self.versions().version(kek_id);
         version.ok_or_else(|| Error::UnknownKek(kek_id.clone()))
@@ -161,8 +167,10 @@ impl Transit {
 
     /// Renews access, and learns the key's versions.
     async fn keep_up(&self) -> Result<(), Error> {
-        self.login.keep().await?;
-        self.refresh().await
+        let kept = self.login.keep().await;
+        // The token that is at hand may serve still.
+        self.refresh().await?;
+        kept
     }
 }
 
@@ -187,6 +195,12 @@ impl KeyProvider for Transit {
         let derived = self.versions().derived;
         let body = wire::encryption(version, dek, &bound_to(aad), derived);
         let answer = self.ask("encrypt", Some(body)).await?;
+        if answer.status == 400 && answer.says("minimum encryption") {
+            // Rotated, and its least version for encryption raised, since we asked.
+            self.refresh_seldom().await?;
+            let reason = format!("its version {version} may not encrypt any more");
+            return Err(self.http.unavailable(reason));
+        }
         if answer.status != 200 {
             return Err(self.refused("encrypt with", &answer));
         }

@@ -1,5 +1,7 @@
 """The KEK in a real OpenBao server: what its operator does there, and what the broker makes of it."""
 
+import base64
+import secrets
 import time
 
 import grpc
@@ -58,19 +60,24 @@ def transit_broker(openbao, put_token, start_broker, authority):
 
 
 @pytest.fixture
-def new_organization(transit_broker, admin, authority, new_application, canaries):
+def register(admin, authority, new_application, canaries):
     """Registers an organization, which wraps a key."""
 
-    def new():
+    def register(broker):
         application = new_application()
         authority.accept_secret(application.client_id, application.secret)
         credential = registration.client_secret(application.secret)
         request = registration.register(authority.tenant, application.client_id, credential)
         canaries.identifier(request.organization_id)
-        transit_broker.organizations(admin).RegisterOrganization(request, timeout=30)
+        broker.organizations(admin).RegisterOrganization(request, timeout=30)
         return request.organization_id
 
-    return new
+    return register
+
+
+@pytest.fixture
+def new_organization(transit_broker, register):
+    return lambda: register(transit_broker)
 
 
 def restart(broker):
@@ -120,6 +127,9 @@ def test_what_was_registered_is_there_after_a_restart(
     assert get(transit_broker, admin, organization_id).organization.revision == 1
     request = registration.get_token(organization_id, "graph")
     assert transit_broker.tokens(worker).GetToken(request, timeout=30).access_token
+    # No library logs a body of what is asked of OpenBao. (Secrets as such: test_secrecy.)
+    assert '"level":"TRACE"' in transit_broker.output()
+    assert "plaintext" not in transit_broker.output()
 
 
 def test_a_rotated_key_opens_the_old_and_wraps_the_new(
@@ -127,6 +137,7 @@ def test_a_rotated_key_opens_the_old_and_wraps_the_new(
 ):
     old = new_organization()
     openbao.ask("POST", f"transit/keys/{KEY}/rotate")
+    openbao.ask("POST", f"transit/keys/{KEY}/config", min_encryption_version=2)
     eventually(lambda: logged(transit_broker, "INFO", ":v2"))
     new = new_organization()
     assert get(transit_broker, admin, old) and get(transit_broker, admin, new)
@@ -243,6 +254,38 @@ def test_a_derived_key_serves_as_well(openbao, put_token, start_broker, authorit
     file = put_token(openbao.token())
     login = f'token_file = "{file}"'
     restart(start_broker(authority.url, section(openbao, login, key="derived")))
+
+
+def test_a_store_moves_from_a_file_to_openbao(
+    openbao, put_token, start_broker, register, admin, authority, tmp_path
+):
+    key = tmp_path / "kek"
+    key.touch(mode=0o600)
+    key.write_bytes(base64.b64encode(secrets.token_bytes(32)))
+    file = f'file = "{key}"'
+    transit = section(openbao, f'token_file = "{put_token(openbao.token())}"')
+    broker = start_broker(authority.url, file)
+    old = register(broker)
+    config = broker.directory / "broker.toml"
+    in_file = config.read_text()
+    both = in_file.replace(file, f'{file}\nwrap_with = "transit"\n{transit}')
+    broker.stop()
+    config.write_text(both)
+    broker.start()
+    new = register(broker)
+    broker.stop()
+    broker.start()
+    assert get(broker, admin, old) and get(broker, admin, new)
+    # Nothing was re-wrapped: the root is under the file's key still.
+    broker.stop()
+    config.write_text(in_file.replace(f"[kek]\n{file}", transit))
+    assert "sealed under the KEK file-" in sealed(broker)
+    config.write_text(in_file)
+    broker.start()
+    assert get(broker, admin, old)
+    refused = refusal(broker, admin, new)
+    assert refused.code() == grpc.StatusCode.UNAVAILABLE
+    assert logged(broker, "ERROR", "sealed under the KEK transit-")
 
 
 @pytest.fixture

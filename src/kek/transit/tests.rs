@@ -169,6 +169,42 @@ async fn a_kek_that_is_not_known_is_asked_for_once_in_a_while() {
 }
 
 #[tokio::test]
+async fn a_version_that_may_not_wrap_any_more_is_replaced_at_once() {
+    let fixture = Fixture::new().await;
+    fixture.server.state().versions.push(1_700_000_100);
+    pass(REFRESH_PAUSE).await;
+    let error = "requested version for encryption is less than the minimum encryption key version";
+    fixture
+        .server
+        .fail([Fault::Answer(400, format!(r#"{{"errors":["{error}"]}}"#))]);
+    let wrapped = fixture.transit.wrap_dek(&fixture.kek_id, &dek(), AAD).await;
+    assert!(unavailable(wrapped).contains("version 1 may not encrypt"));
+    let current = fixture.transit.current();
+    assert!(current.as_str().ends_with(":v2"));
+    let wrapped = fixture.transit.wrap_dek(&current, &dek(), AAD).await;
+    wrapped.expect("wraps");
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_not_asked_by_all_at_once() {
+    let fixture = Fixture::new().await;
+    fixture.server.fail(std::iter::repeat_n(Fault::Hang, 500));
+    let began = Instant::now();
+    let calls = (0..300).map(|_| fixture.unwrap());
+    let outcomes = futures_util::future::join_all(calls).await;
+    // One deadline to wait for a turn, two for the tries.
+    assert!(began.elapsed() < Duration::from_secs(10));
+    let told: Vec<_> = outcomes.into_iter().map(unavailable).collect();
+    let turned_away = told
+        .iter()
+        .filter(|told| told.contains("under way already"));
+    assert_eq!(turned_away.count(), 300 - 64);
+    assert_eq!(fixture.server.asked(), 2 * 64);
+    fixture.server.state().faults.clear();
+    fixture.unwrap().await.expect("opens again");
+}
+
+#[tokio::test]
 async fn trouble_is_told_and_over_when_it_is_over() {
     let fixture = Fixture::new().await;
     let elsewhere = Server::start().await;
@@ -294,6 +330,9 @@ async fn another_token_in_the_file_is_taken_before_the_old_one_ends() {
         assert!(matches!(error, Error::File { .. }), "{error:?}");
         fixture.unwrap().await.expect("the old one stays");
     }
+    fixture.server.state().versions.push(1_700_000_100);
+    fixture.transit.keep_up().await.expect_err("still refused");
+    assert!(fixture.transit.current().as_str().ends_with(":v2"));
 }
 
 fn kubernetes(server: &Server) -> TransitConfig {

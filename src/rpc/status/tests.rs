@@ -155,6 +155,14 @@ fn of_kek() -> Vec<kek::Error> {
             reason: CANARY.into(),
         },
         kek::Error::UnknownKek(KekId::parse(CANARY).expect("an id")),
+        kek::Error::Unavailable {
+            kek: CANARY.into(),
+            reason: CANARY.into(),
+        },
+        kek::Error::Unusable {
+            kek: CANARY.into(),
+            reason: CANARY.into(),
+        },
         kek::Error::CryptoFailed,
     ]
 }
