@@ -160,6 +160,10 @@ impl Transit {
         if answer.status == 404 || answer.says("key not found") {
             return self.http.unusable("there is no such key");
         }
+        if answer.says("soft-deleted") {
+            let reason = "the key is soft-deleted; restore it".to_owned();
+            return self.http.unavailable(reason);
+        }
         let status = answer.status;
         self.http
             .unusable(&format!("it refuses to {what} it (HTTP {status})"))
