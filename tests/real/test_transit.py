@@ -295,6 +295,7 @@ def test_a_store_moves_from_a_file_to_openbao(
     broker.stop()
     config.write_text(in_file.replace(f"[kek]\n{file}", transit))
     assert "sealed under the KEK file-" in sealed(broker)
+    broker.stop()
     config.write_text(in_file)
     broker.start()
     assert get(broker, admin, old)
