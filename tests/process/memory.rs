@@ -204,6 +204,7 @@ impl Run {
                 request_id: Uuid::new_v4().to_string(),
                 organization_id: organization.id,
                 revision: 2,
+                shred: false,
             });
             let revoked = revoked.await;
             self.keep(revoked).expect("is revoked");
