@@ -255,7 +255,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a folder");
         let (db, records, counters) = open_database(directory.path()).expect("opens");
         let log = sync_all(directory.path()).expect("syncs");
-        let start = |log| Writer::start(db.clone(), records.clone(), counters.clone(), log);
+        let start = |log| Writer::start(db.clone(), records.clone(), counters.clone(), log, None);
         let sound = start(log).expect("starts");
         sound.commit(put(b"1")).await.expect("commits");
         assert!(!sound.has_failed());
