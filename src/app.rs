@@ -124,11 +124,9 @@ impl Broker {
         let upstream = Upstream::new(config, clock, &metrics)?;
         let listeners = Listeners::bind(config.server.listen, config.server.threads())?;
         let audit = open_audit(config)?;
-        let (stop, end, tasks) = (
-            CancellationToken::new(),
-            CancellationToken::new(),
-            TaskTracker::new(),
-        );
+        let (end, tasks) = (CancellationToken::new(), TaskTracker::new());
+        // Ends, too, where the broker is dropped without being stopped.
+        let stop = end.child_token();
         // Whatever was started ends if what follows fails.
         let end_guard = end.clone().drop_guard();
         let (health, health_address) = start_health(config, &tasks, &end).await?;

@@ -31,6 +31,7 @@ mod credential_message;
 mod fields;
 mod gather;
 mod get_token;
+mod idle;
 pub mod listener;
 pub mod metrics_endpoint;
 mod organization_message;

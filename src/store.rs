@@ -154,7 +154,7 @@ pub async fn open_existing(config: &StoreConfig) -> Result<Arc<dyn Store>, Error
     match config {
         StoreConfig::Sled { directory, .. } if !sled::exists(directory) => Err(Error::Unopenable {
             directory: directory.clone(),
-            reason: "there is no store in it".to_owned(),
+            reason: "there is no store in it; see whether the path is right and its volume mounted, or restore a backup".to_owned(),
         }),
         config => open(config).await,
     }

@@ -20,7 +20,7 @@ use crate::{
     audit::Audit,
     authz::Policy,
     clock::Clock,
-    config::Config,
+    config::{Config, StoreConfig},
     kek,
     metrics::Metrics,
     rpc::{
@@ -117,6 +117,7 @@ impl Attempt for Sealed {
                     self.store = None;
                 }
                 self.seal.because(cause);
+                self.door.refuse();
                 self.tell(&error, cause);
                 Err(error)
             }
@@ -125,15 +126,24 @@ impl Attempt for Sealed {
 }
 
 impl Opening {
-    /// The KEK, then the store, then what is in it, held to its anchor.
+    /// The KEK, then the store, then what is in it, held to its anchor. What can be missing beside the
+    /// store comes first: nothing of the store is touched without it.
     async fn unlock(&self, store: &mut Option<Arc<dyn Store>>) -> Result<Arc<Vault>, Error> {
         let keys = kek::open(&self.config.kek).await?;
+        let file = self.config.store.anchor_file().map(AnchorFile::new);
+        let anchor = file.as_ref().map(AnchorFile::read).transpose()?.flatten();
         let store = match store {
             Some(store) => store,
-            None => store.insert(store::open(&self.config.store).await?),
+            None => store.insert(open_store(&self.config.store, anchor.is_some()).await?),
         };
         let vault = Arc::new(Vault::open(store.clone(), keys.clone()).await?);
-        self.hold_to_anchor(&vault)?;
+        if let Some(file) = file {
+            vault.check_anchor(anchor.as_deref())?;
+            file.write(&vault.anchor())?;
+            // From now on the anchor follows the store.
+            self.tasks
+                .spawn(file.follow(vault.clone(), self.end.clone()));
+        }
         let end = self.end.clone();
         self.tasks
             .spawn(async move { end.run_until_cancelled(keys.follow()).await });
@@ -144,18 +154,6 @@ impl Opening {
             move || failing.has_failed().into(),
         );
         Ok(vault)
-    }
-
-    /// Refuses a store that is older than its anchor; from then on the anchor follows the store.
-    fn hold_to_anchor(&self, vault: &Arc<Vault>) -> Result<(), Error> {
-        let Some(file) = self.config.store.anchor_file().map(AnchorFile::new) else {
-            return Ok(());
-        };
-        vault.check_anchor(file.read()?.as_deref())?;
-        file.write(&vault.anchor())?;
-        self.tasks
-            .spawn(file.follow(vault.clone(), self.end.clone()));
-        Ok(())
     }
 
     fn services(&self, vault: Arc<Vault>) -> Services {
@@ -207,6 +205,17 @@ impl Opening {
             },
         }
     }
+}
+
+/// Opens a store. One that has an anchor was there before: if it is gone, by a volume that is not mounted
+/// or a path that is mistyped, no other one is made in its place.
+async fn open_store(config: &StoreConfig, has_anchor: bool) -> Result<Arc<dyn Store>, Error> {
+    let opened = if has_anchor {
+        store::open_existing(config).await
+    } else {
+        store::open(config).await
+    };
+    Ok(opened?)
 }
 
 /// What callers may know of an error, and whether it may pass.

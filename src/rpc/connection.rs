@@ -30,6 +30,7 @@ use super::{
     HEADERS_BYTES_MAX, LOCAL_RESETS_MAX, Services, deadline,
     gather::{Gate, gather, turn},
     get_token,
+    idle::{UnderWay, idle, is_of_operator},
     listener::{Peer, TlsConnection},
     routes,
     seal::Seal,
@@ -37,20 +38,11 @@ use super::{
     token_service::TokenService,
     unary::Answer,
 };
-use crate::{
-    audit::Audit,
-    config::LimitsConfig,
-    metrics::Metrics,
-    pb::{admin::v1::organization_service_server, v1::ErrorReason},
-};
+use crate::{audit::Audit, config::LimitsConfig, metrics::Metrics, pb::v1::ErrorReason};
 
 /// How often a silent client is asked whether it is still there, and how long it has to answer.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the connection of an operator stays open after a call. The buffers of TLS and HTTP/2 keep
-/// the last request, with the secret in it, as long as they live.
-const OPERATOR_IDLE_MAX: Duration = Duration::from_millis(500);
-
 /// Lets callers in to what they can call. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Door(Arc<Inner>);
@@ -61,6 +53,9 @@ struct Inner {
     open: OnceLock<Open>,
     /// What answers as long as it is empty.
     sealed: Routes,
+    /// Cancelled once the first attempt to open has ended. Calls wait for that: those that come while a
+    /// broker starts are served a moment later, and not sent away for seconds.
+    settled: CancellationToken,
     reflection: bool,
     audit: Audit,
     metrics: Arc<Metrics>,
@@ -98,6 +93,7 @@ impl Door {
         Self(Arc::new(Inner {
             open: OnceLock::new(),
             sealed: routes(Arc::new(seal.clone()), seal.clone(), seal, reflection),
+            settled: CancellationToken::new(),
             reflection,
             audit,
             metrics,
@@ -117,6 +113,12 @@ impl Door {
             self.0.reflection,
         );
         let _ = self.0.open.set(Open { tokens, routes });
+        self.0.settled.cancel();
+    }
+
+    /// Has calls refused as long as it is sealed; until this is said, they wait.
+    pub fn refuse(&self) {
+        self.0.settled.cancel();
     }
 
     /// Tells whether nothing but refusals is to be had. For the figures, which the door holds: so what
@@ -180,8 +182,13 @@ impl Door {
         peer: Peer,
         request: Request<Incoming>,
     ) -> Result<Response<Answer>, Infallible> {
-        let Some(open) = self.0.open.get() else {
-            return other(&self.0.sealed, peer, request).await;
+        let open = match self.0.open.get() {
+            Some(open) => open,
+            // Boxed, since nobody needs it later on.
+            None => match Box::pin(self.0.settled()).await {
+                Some(open) => open,
+                None => return other(&self.0.sealed, peer, request).await,
+            },
         };
         if request.uri().path() != get_token::PATH {
             return other(&open.routes, peer, request).await;
@@ -190,6 +197,14 @@ impl Door {
             Ok(response) => Ok(response),
             Err(unusual) => other(&open.routes, peer, unusual).await,
         }
+    }
+}
+
+impl Inner {
+    /// What answers calls, once that is known; at the latest when a call may take no longer.
+    async fn settled(&self) -> Option<&Open> {
+        let _ = timeout(self.call_timeout, self.settled.cancelled()).await;
+        self.open.get()
     }
 }
 
@@ -218,42 +233,6 @@ where
         Err(_) => status::deadline_exceeded(ErrorReason::IdpUnreachable).into_http(),
     };
     Ok(response.map(Answer::Other))
-}
-
-/// Whether it is a call that may carry a credential.
-fn is_of_operator(path: &str) -> bool {
-    let path = path.strip_prefix('/');
-    let method = path.and_then(|path| path.strip_prefix(organization_service_server::SERVICE_NAME));
-    method.is_some_and(|method| method.starts_with('/'))
-}
-
-/// Waits until there have been calls of an operator, and then none for a while.
-async fn idle(mut calls: watch::Receiver<usize>) {
-    loop {
-        // Whoever counts them lives longer than the one who waits.
-        let _ = calls.changed().await;
-        let _ = calls.wait_for(|under_way| *under_way == 0).await;
-        if timeout(OPERATOR_IDLE_MAX, calls.changed()).await.is_err() {
-            return;
-        }
-        calls.mark_changed();
-    }
-}
-
-/// Counts a call of an operator.
-struct UnderWay(watch::Sender<usize>);
-
-impl UnderWay {
-    fn new(calls: watch::Sender<usize>) -> Self {
-        calls.send_modify(|under_way| *under_way += 1);
-        Self(calls)
-    }
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.send_modify(|under_way| *under_way -= 1);
-    }
 }
 
 /// Counts an open connection.
@@ -301,48 +280,4 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for InTurn {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::time::{Instant, advance};
-
-    use super::*;
-
-    #[test]
-    fn calls_of_an_operator_are_known_by_their_path() {
-        assert!(is_of_operator(
-            "/kodo.broker.admin.v1.OrganizationService/RotateCredential"
-        ));
-        assert!(!is_of_operator(get_token::PATH));
-        assert!(!is_of_operator("/kodo.broker.admin.v1.OrganizationService"));
-        assert!(!is_of_operator(
-            "/kodo.broker.admin.v1.OrganizationServices/RotateCredential"
-        ));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_connection_is_idle_a_while_after_the_last_call_and_not_during_one() {
-        let (calls, under_way) = watch::channel(0);
-        let began = Instant::now();
-        let ends = async {
-            idle(under_way).await;
-            began.elapsed()
-        };
-        let used = async {
-            // None yet: a worker's connection may be like this for ever.
-            advance(Duration::from_secs(100)).await;
-            let (first, second) = (UnderWay::new(calls.clone()), UnderWay::new(calls.clone()));
-            advance(Duration::from_secs(10)).await;
-            drop(first);
-            advance(Duration::from_secs(10)).await;
-            drop(second);
-            tokio::task::yield_now().await;
-            advance(OPERATOR_IDLE_MAX / 2).await;
-            drop(UnderWay::new(calls.clone()));
-        };
-        let (ended, ()) = tokio::join!(ends, used);
-        let after = Duration::from_secs(120) + OPERATOR_IDLE_MAX / 2 + OPERATOR_IDLE_MAX;
-        assert!(
-            (after..after + Duration::from_millis(5)).contains(&ended),
-            "{ended:?}"
-        );
-    }
-}
+mod tests;

@@ -1,6 +1,11 @@
 //! A broker that cannot open what it guards starts all the same, and opens once it can.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::PathBuf,
+    time::Duration,
+};
 
 use kodo_broker::{client::TokenOptions, pb::v1::Resource};
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -243,4 +248,57 @@ async fn a_broker_waits_for_the_one_that_it_replaces() {
     assert_unseals(&site, &second).await;
     let ended = second.stop();
     assert!(reason_logged(&ended).contains("in use"), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn not_a_byte_of_a_damaged_store_changes() {
+    let site = with_contoso().await;
+    let file = site.path("data").join("conf");
+    let sound = fs::read(&file).expect("reads");
+    let mut damaged = sound.clone();
+    damaged[0] ^= 1;
+    fs::write(&file, damaged).expect("writes");
+    let before = stored(&site);
+    let serving = site.serve_sealed().await;
+    assert_sealed(&site, &serving, "its operator has to look at it").await;
+    assert_eq!(stored(&site), before, "the store was touched");
+    // What is mended is not looked at again, and is served after a restart.
+    fs::write(&file, sound).expect("writes");
+    serving.stop();
+    let serving = site.serve().await;
+    site.call("worker", &TOKEN).expect_code(0);
+    serving.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_anchor_whose_store_is_gone_gets_no_other_store() {
+    let site = with_contoso().await;
+    let anchor = fs::read(site.path("data.anchor")).expect("reads");
+    fs::rename(site.path("data"), site.path("moved")).expect("moves");
+    let serving = site.serve_sealed().await;
+    assert_sealed(&site, &serving, "its operator has to look at it").await;
+    let ended = serving.stop();
+    let reason = reason_logged(&ended);
+    assert!(reason.contains("there is no store in it"), "{reason}");
+    assert!(!site.path("data").exists(), "a store was made");
+    assert_eq!(fs::read(site.path("data.anchor")).expect("reads"), anchor);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_anchor_that_cannot_be_read_seals_until_it_can_be() {
+    let site = with_contoso().await;
+    let before = stored(&site);
+    fs::rename(site.path("data.anchor"), site.path("moved")).expect("moves");
+    // It leads to itself.
+    symlink("data.anchor", site.path("data.anchor")).expect("a link");
+    let serving = site.serve_sealed().await;
+    assert_sealed(&site, &serving, "the anchor of its store cannot be read").await;
+    assert_eq!(stored(&site), before, "the store was touched");
+    fs::rename(site.path("moved"), site.path("data.anchor")).expect("moves");
+    assert_unseals(&site, &serving).await;
+    let ended = serving.stop();
+    assert!(
+        reason_logged(&ended).contains("the anchor file"),
+        "{ended:?}"
+    );
 }
