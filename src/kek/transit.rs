@@ -2,7 +2,7 @@
 //!
 //! A wrapped key is the ciphertext that the engine gives (`vault:vN:…`). It is bound to a digest of
 //! the associated data; where the key is a derived one, by the context, too. The KEK's id names one
-//! version of one key, see [`Versions`].
+//! version of one key, see `transit/versions.rs`.
 //!
 //! What the token must be allowed: `read` on `<mount>/keys/<key>`, `update` on
 //! `<mount>/encrypt/<key>` and `<mount>/decrypt/<key>`. `create` on the latter two would let a key

@@ -44,7 +44,7 @@ use crate::{
 
 const MAGIC: [u8; 4] = *b"OBD1";
 const UNREADABLE: Error = Error::Corrupt("a list of KEKs to destroy that does not open");
-/// KEKs that are listed at most. More are kept by nobody who ever destroys one.
+/// KEKs that are listed at most, but for those that organizations wait for.
 const LISTED_MAX: usize = 256;
 /// How often it is looked whether the KEK was replaced, or is gone.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
@@ -199,15 +199,41 @@ impl Retirement {
     }
 }
 
-/// Sees to it that a KEK is listed.
+/// When the log said last what there is left to do, and what that was.
+#[derive(Default)]
+struct Reminder {
+    last: Option<(Instant, Vec<KekId>, KekId)>,
+}
+
+impl Reminder {
+    /// Whether it is to be said again: after a while, or at once if something else is to be done now.
+    fn is_due(&mut self, left: &[Retired], present: &KekId) -> bool {
+        if left.is_empty() {
+            self.last = None;
+            return false;
+        }
+        let kek_ids: Vec<_> = left.iter().map(|retired| retired.kek_id.clone()).collect();
+        if let Some((at, of, under)) = &self.last
+            && at.elapsed() < REMINDER
+            && (of, under) == (&kek_ids, present)
+        {
+            return false;
+        }
+        self.last = Some((Instant::now(), kek_ids, present.clone()));
+        true
+    }
+}
+
+/// Sees to it that a KEK is listed. One that organizations wait for is never dropped for that.
 fn listed(list: &mut Vec<Retired>, kek_id: &KekId) {
     if list.iter().any(|retired| retired.kek_id == *kek_id) {
         return;
     }
     if list.len() >= LISTED_MAX {
-        // The one that the fewest wait for, and of these the oldest.
-        let least = (0..list.len()).min_by_key(|at| list[*at].organizations);
-        list.remove(least.expect("it is full"));
+        // The oldest that nobody waits for.
+        if let Some(at) = list.iter().position(|retired| retired.organizations == 0) {
+            list.remove(at);
+        }
     }
     list.push(Retired {
         kek_id: kek_id.clone(),
@@ -250,26 +276,31 @@ impl Vault {
     /// list that is gone: now and then, and when there is something new. Goes on until it is dropped.
     pub async fn follow_shredding(&self) {
         let mut looks = interval(LOOK_INTERVAL);
-        let mut reminded = None;
+        let mut reminder = Reminder::default();
         let mut rewrapped_under = None;
+        let mut trouble = None;
         loop {
             tokio::select! {
                 _ = looks.tick() => {}
                 () = self.shredding.asked.notified() => {}
             }
-            let left = match self.shred(&mut rewrapped_under).await {
+            let outcome = self.shred(&mut rewrapped_under).await;
+            let error = outcome.as_ref().err().map(ToString::to_string);
+            if let Some(error) = error.as_ref().filter(|_| error != trouble) {
+                tracing::warn!(%error, "cannot go on with shredding; trying again");
+            }
+            trouble = error;
+            let waited_for = async {
+                let list = self.retired().await?.into_iter();
+                Ok::<_, Error>(list.filter(|retired| retired.organizations > 0).collect())
+            };
+            // Whatever came of it, there is as much left as the list says.
+            let left: Vec<_> = match outcome {
                 Ok(left) => left,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot go on with shredding; trying again");
-                    continue;
-                }
+                Err(_) => waited_for.await.unwrap_or_default(),
             };
             self.shredding.waiting.store(left.len(), Ordering::Relaxed);
-            let due = reminded.is_none_or(|last: Instant| last.elapsed() >= REMINDER);
-            if left.is_empty() {
-                reminded = None;
-            } else if due {
-                reminded = Some(Instant::now());
+            if reminder.is_due(&left, &self.keys.current()) {
                 self.remind(&left);
             }
         }
