@@ -32,6 +32,7 @@ mod writer;
 use beginning::Mark;
 use writer::Writer;
 
+const DAMAGED: &str = "its files are damaged; put a backup in its place";
 /// Trees of the database.
 const RECORDS: &str = "records";
 const COUNTERS: &str = "counters";
@@ -177,7 +178,7 @@ async fn blocking<T: Send + 'static>(
 fn open_caught(directory: &Path) -> Result<(Db, Tree, Tree), Error> {
     match catch_unwind(AssertUnwindSafe(|| open_database(directory))) {
         Ok(result) => result.map_err(|error| refusal(directory, error)),
-        Err(_) => Err(unopenable(directory, "its files are damaged")),
+        Err(_) => Err(unopenable(directory, DAMAGED)),
     }
 }
 
@@ -259,7 +260,10 @@ fn refusal(directory: &Path, error: sled::Error) -> Error {
         sled::Error::Io(io) if io.to_string().contains("WouldBlock") => {
             Error::InUse(directory.into())
         }
-        other => unopenable(directory, other),
+        sled::Error::Io(io) => unopenable(directory, io),
+        sled::Error::Corruption { .. } => unopenable(directory, DAMAGED),
+        // What it says of the version and settings of its files is in these files.
+        other => unopenable(directory, format!("{DAMAGED} ({other})")),
     }
 }
 

@@ -3,6 +3,7 @@
 //! What happens to a store happens in a process of its own: this executable once more, in a role.
 //! `KODO_LONG=1` makes the runs longer.
 
+mod damage;
 mod faults;
 mod growth;
 mod kill;

@@ -112,7 +112,7 @@ async fn all_under(store: &Arc<MemoryStore>, kek_byte: u8, names: &[String]) {
 
 #[tokio::test]
 async fn after_a_walk_no_key_needs_the_older_kek() {
-    let (keys, names) = (Keys::new(), names(600));
+    let (keys, names) = (Keys::new(), names(450));
     let fixture = with(&names, &keys).await;
     let before = entries(&fixture.store).await;
     let mut told = Vec::new();
@@ -120,7 +120,7 @@ async fn after_a_walk_no_key_needs_the_older_kek() {
         .vault
         .rewrap(None, |progress| told.push(progress))
         .await;
-    assert_eq!(census.expect("counts").total(), 601);
+    assert_eq!(census.expect("counts").total(), 451);
     assert_eq!(
         (told.len(), entries(&fixture.store).await),
         (0, before.clone())
@@ -139,14 +139,14 @@ async fn after_a_walk_no_key_needs_the_older_kek() {
         .vault
         .rewrap(None, |progress| told.push(progress))
         .await;
-    let expected = BTreeMap::from([(keys.id(1).as_str().to_owned(), 601)]);
+    let expected = BTreeMap::from([(keys.id(1).as_str().to_owned(), 451)]);
     assert_eq!(census.expect("counts").keys, expected);
     let (first, last) = (
         told.first().expect("is told"),
         told.last().expect("is told"),
     );
-    assert_eq!((first.done, first.total), (0, 601));
-    assert_eq!((last.done, last.rewrapped, last.total), (601, 601, 601));
+    assert_eq!((first.done, first.total), (0, 451));
+    assert_eq!((last.done, last.rewrapped, last.total), (451, 451, 451));
     assert!(told.windows(2).all(|pair| pair[0].done <= pair[1].done));
     all_under(&fixture.store, 2, &names).await;
     reopen(&fixture.store, 1)

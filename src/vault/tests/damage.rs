@@ -300,3 +300,61 @@ fn a_wrapped_key_is_bound_to_everything_that_places_it() {
     let different: std::collections::HashSet<_> = aads.iter().collect();
     assert_eq!(different.len(), aads.len());
 }
+
+/// Every bit of enough records that there are a million of them.
+#[tokio::test]
+async fn of_a_million_flipped_bits_none_opens() {
+    const FLIPS: usize = 1_000_000;
+    /// Magic, format, algorithm, KEK hint: what is in clear and bound by other means, or by none.
+    const HINT: std::ops::Range<usize> = 8..16;
+    let names: Vec<_> = (0..100)
+        .map(|number| format!("organization-{number}"))
+        .collect();
+    let fixture = Fixture::with(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let mut flips = 0;
+    for name in names.iter().cycle() {
+        let index = fixture.vault.root.index(&id(name));
+        let found = fixture.vault.find(&index).await.expect("reads");
+        let found = found.expect("is there");
+        let place = fixture.vault.place(index);
+        let mut stored = found.entry.value;
+        for bit in (0..stored.len() * 8).filter(|bit| !HINT.contains(&(bit / 8))) {
+            stored[bit / 8] ^= 1 << (bit % 8);
+            let opens = envelope::parse(&stored).is_ok_and(|(header, sealed)| {
+                sealed::open(&found.key, &place.aad(&header), sealed).is_ok()
+            });
+            assert!(!opens, "bit {bit} of {name}");
+            stored[bit / 8] ^= 1 << (bit % 8);
+            flips += 1;
+        }
+        if flips >= FLIPS {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_a_hundred_records_no_two_can_be_exchanged() {
+    let names: Vec<_> = (0..100)
+        .map(|number| format!("organization-{number}"))
+        .collect();
+    let fixture = Fixture::with(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let mut rows = Vec::new();
+    for name in &names {
+        let [record, _] = places(&fixture.vault, name);
+        let stored = value(&fixture.store, &record).await;
+        rows.push((name, record, stored));
+    }
+    for (name, at, right) in &rows {
+        for (other, _, stored) in rows.iter().filter(|(other, ..)| other != name) {
+            put(&fixture.store, at, stored).await;
+            let opened = fixture.application(name).await;
+            assert!(
+                matches!(opened, Err(Error::Corrupt(_))),
+                "{other} at {name}"
+            );
+        }
+        put(&fixture.store, at, right).await;
+        assert!(fixture.secret(name).await.is_some(), "{name}");
+    }
+}
