@@ -335,7 +335,10 @@ async fn no_exchanged_row_is_a_silent_loss() {
     let mut pick = |count: usize| usize::try_from(numbers.below(count as u64)).expect("few");
     let store = Arc::new(open_store(site.latest.path()).await.expect("opens"));
     let (mut refused, mut exchanged) = (0, 0);
-    for trial in 0..trials {
+    for trial in 0.. {
+        if exchanged == trials {
+            break;
+        }
         let (one, other) = (pick(latest.len()), pick(latest.len()));
         let (one, mut value) = (latest[one].0.clone(), latest[other].1.clone());
         if trial % 2 == 0 {
@@ -368,7 +371,6 @@ async fn no_exchanged_row_is_a_silent_loss() {
     }
     let whole = Vault::open(store.clone(), keys()).await.expect("is whole");
     whole.check_anchor(Some(&site.anchor)).expect("is whole");
-    assert!(exchanged > trials / 3, "{exchanged}");
     report(&format!(
         "damage: {exchanged} × a row of another place or time: {refused} refused, 0 silent"
     ));
