@@ -138,8 +138,9 @@ impl Records {
         asked: &Asked,
         token: &Arc<Token>,
     ) -> Result<Place, Unavailable> {
+        // Before it is counted: what is refused was not handed out.
+        self.audit.check()?;
         if let Some(again) = token.holders.again(caller.digest()) {
-            self.audit.check()?;
             let told = !again.is_news || self.note(rpc, peer, asked, token);
             if told {
                 let place = Place::new(again.recorded);

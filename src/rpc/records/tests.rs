@@ -148,4 +148,6 @@ async fn while_the_log_cannot_be_written_nothing_is_given_again() {
     assert_eq!(give(), Ok(place), "waits for the same line");
     records.audit.written_up_to(place).expect_err("it is full");
     assert_eq!(give(), Err(Unavailable));
+    let counted = token.holders.take(caller.digest());
+    assert_eq!(counted, 1, "the second one, and none that was refused");
 }
