@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     time::{Instant, timeout_at},
 };
 use tokio_util::{
@@ -275,34 +275,50 @@ fn guarded(config: &Path, guards: Guards) -> Result<(), Error> {
 }
 
 async fn serve(config: &Config) -> Result<(), Error> {
+    // Listened for once and from the beginning: one that comes between two waits is not lost.
+    let mut signals = Signals::listen()?;
     let mut broker = tokio::select! {
         started = Broker::start(config, Clock::system()) => started?,
         // A large store takes a while to open.
-        signalled = signalled() => return signalled.map_err(Error::from),
+        () = signals.next() => return Ok(()),
     };
     tokio::select! {
-        signalled = signalled() => signalled?,
+        () = signals.next() => {}
         error = broker.ended() => return Err(error),
     }
     tracing::info!("stopping");
     tokio::select! {
         stopped = broker.stop() => stopped,
-        again = signalled() => again.map_err(Error::from),
+        () = signals.next() => Ok(()),
     }
 }
 
-/// Waits for SIGTERM or SIGINT.
-///
-/// # Errors
-/// If the system does not let us listen for them.
-pub async fn signalled() -> io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// SIGTERM and SIGINT, from when they are listened for.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    /// If the system does not let us.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
-    Ok(())
+
+    /// Waits for the next one.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 fn exit_code(error: &Error) -> ExitCode {

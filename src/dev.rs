@@ -110,7 +110,8 @@ fn run(
         .enable_all()
         .build()?;
     // Listened for before there is anything to clean up.
-    let stop = runtime.spawn(app::signalled());
+    let mut signals = runtime.block_on(async { app::Signals::listen() })?;
+    let stop = runtime.spawn(async move { signals.next().await });
     // Deleted when dropped.
     let temporary;
     let folder = match data_dir {
@@ -132,7 +133,7 @@ fn run(
     demonstrate(&running, console)?;
     say_how_to_go_on(&running, console)?;
     runtime.block_on(async {
-        stop.await.map_err(io::Error::from)??;
+        stop.await.map_err(io::Error::from)?;
         running.broker.stop().await?;
         running.simulator.shutdown().await;
         Ok(())
