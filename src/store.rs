@@ -44,7 +44,7 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// transaction was applied.
     async fn commit(&self, transaction: Transaction) -> Result<Revision, Error>;
 
-    /// Whether a write has failed, so that none is accepted any more until a restart.
+    /// Whether a write has failed, so that none is accepted until that is made good.
     fn has_failed(&self) -> bool {
         false
     }
@@ -110,8 +110,8 @@ pub enum Error {
     /// A compare did not hold: somebody else wrote first. Read again, then redo.
     #[error("the entry has changed meanwhile")]
     Conflict,
-    /// The engine or its disk failed. Nothing more is written until a restart, since after a failed
-    /// sync nobody knows what is on disk.
+    /// The engine or its disk failed, or is full. Nothing more is written until it was looked at, since
+    /// after a failed sync nobody knows what is on disk.
     #[error("the store failed: {0}")]
     Failed(Arc<str>),
     /// The directory holds something that is not a whole store. It is left as it is.

@@ -15,6 +15,7 @@ mod broker;
 mod call;
 mod compare;
 mod cpu;
+mod custody;
 mod floor;
 mod growth;
 mod load;
@@ -47,6 +48,9 @@ struct Options {
     /// Organizations in the brokers of the growth table.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 1_000, 100_000])]
     sizes: Vec<usize>,
+    /// Organizations in the stores of the custody table.
+    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 100_000, 1_000_000])]
+    store_sizes: Vec<usize>,
     /// Serves the bare tonic server with the files of this folder: the benchmark calls itself so.
     #[arg(long, hide = true)]
     serve_stock: Option<PathBuf>,
@@ -63,6 +67,8 @@ enum What {
     Growth,
     /// The broker while tenants of others hang or are throttled.
     Neighbours,
+    /// Stores of some sizes: opened, written to, re-wrapped.
+    Custody,
     /// The broker against OpenBao, etcd, oidc-provider and MSAL.
     Peers,
 }
@@ -98,6 +104,7 @@ async fn measure(options: &Options) -> Result<(), Failure> {
             What::Floor => floor::measure(&site, rounds).await?,
             What::Growth => growth::measure(&site, &options.sizes, rounds).await?,
             What::Neighbours => neighbours::measure(&site, rounds).await?,
+            What::Custody => custody::measure(&site, &options.store_sizes, rounds).await?,
             What::Peers => peers::measure(&site, rounds).await?,
         }
     }

@@ -27,7 +27,9 @@ use crate::Failure;
 
 pub(crate) const TRUST_DOMAIN: &str = "bench.test";
 /// 32 bytes that are nobody's.
-const KEK: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+pub(crate) const KEK: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+/// What replaces it.
+pub(crate) const NEW_KEK: &str = "ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=";
 /// The secret of every application.
 pub(crate) const CLIENT_SECRET: &str = "a-client-secret-of-nobody-0123456789";
 /// So long that nothing is renewed while something else is measured.
@@ -203,7 +205,7 @@ resources = ["graph", "exchange", "sharepoint"]
 
 [[grant]]
 callers = ["spiffe://{TRUST_DOMAIN}/admin"]
-actions = ["register", "get", "list", "rotate", "revoke"]
+actions = ["register", "get", "list", "rotate", "revoke", "manage_store"]
 organizations = ["*"]
 "#
     )

@@ -10,46 +10,40 @@
 //! - it panics on some damaged files: the panic is caught and reported as a refusal;
 //! - it takes a file that the disk cannot read for the leftover of a crash, and wipes it: all files are
 //!   read through before it opens them;
-//! - it may wait for ever for a thread of its own that has failed: the wait for a commit is bounded;
-//! - an error while writing is sticky: the store then refuses further writes until a restart.
+//! - it may wait for ever for a thread of its own that has failed: it is woken (`nudge`), and the wait for
+//!   a commit is bounded;
+//! - an error while writing is sticky, and on a full disk it does not even open: some room is kept for
+//!   that (`reserve`), and after a failed write the database is opened anew, in this process, before
+//!   anything more is written (`recovery`).
 
-use std::{
-    fs, io,
-    ops::Bound,
-    os::unix::fs::DirBuilderExt as _,
-    panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
-};
+use std::{fs, io, os::unix::fs::DirBuilderExt as _, path::Path};
 
+use super::{Entry, Error, Key, Revision, SCAN_MAX, Store, Transaction};
 use async_trait::async_trait;
-use sled::{Db, Tree};
 
-use super::{Entry, Error, Key, Revision, SCAN_MAX, Store, Transaction, VALUE_BYTES_MAX};
-
+mod apply;
 mod beginning;
+mod database;
+mod nudge;
+mod recovery;
+mod reserve;
+mod slot;
 mod writer;
 
 use beginning::Mark;
+use database::{Database, unopenable};
+use recovery::Failure;
+use reserve::Reserve;
+use slot::{Readers, Slot};
 use writer::Writer;
 
-const DAMAGED: &str = "its files are damaged; put a backup in its place";
-/// Trees of the database.
-const RECORDS: &str = "records";
-const COUNTERS: &str = "counters";
-/// Size of sled's segments; it cannot be changed later. sled writes what is larger than a quarter of it
-/// into files of their own, which it never syncs: 16 of the largest values, as many as a leaf of its
-/// tree holds, must be smaller.
-const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
-const _: () = assert!(16 * (VALUE_BYTES_MAX + 1024) < SEGMENT_BYTES / 4);
 /// Locked by us before anything in the directory is touched: sled takes its own lock only later.
 const LOCK: &str = "kodo-broker.lock";
-/// What sled may keep of the data in memory; what is hot is in the token cache, not here.
-const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 
 /// A sled database with durable commits.
 #[derive(Debug)]
 pub struct SledStore {
-    records: Tree,
+    readers: Readers,
     /// The one thread that writes.
     writer: Writer,
     /// Held open: the lock goes with it.
@@ -57,7 +51,8 @@ pub struct SledStore {
 }
 
 impl SledStore {
-    /// Opens the database of a directory, which is created if it is missing.
+    /// Opens the database of a directory, which is created if it is missing. On a full disk it can be
+    /// read, and accepts writes as soon as there is room.
     ///
     /// # Errors
     /// [`Error::InUse`], or [`Error::Unopenable`] for whatever else is wrong. The directory is left
@@ -78,43 +73,39 @@ impl SledStore {
             .create(directory)
             .map_err(failed)?;
         let lock = lock(directory)?;
-        remove_unfinished_snapshots(directory).map_err(failed)?;
         let mark = Mark::of(directory).map_err(failed)?;
-        beginning::read_through(directory).map_err(failed)?;
-        let opened = match (open_caught(directory), &mark) {
-            (Err(Error::Unopenable { .. }), Some(mark)) => {
-                mark.begin_anew().map_err(failed)?;
-                open_caught(directory)
-            }
-            (opened, _) => opened,
-        };
-        let (db, records, counters) = opened?;
-        // What sled finds in damaged files may be nothing at all, without an error.
-        if mark.is_none() && records.is_empty() {
-            let reason = "it was a store before and holds nothing now; if nothing was ever registered in it, remove the directory";
-            return Err(unopenable(directory, reason));
-        }
-        db.flush().map_err(|error| refusal(directory, error))?;
-        let log = sync_all(directory).map_err(failed)?;
-        let writer = Writer::start(db, records.clone(), counters, log, mark).map_err(failed)?;
+        let reserve = Reserve::of(directory);
+        let database = reserve.open(mark.as_ref())?;
+        let failure = reserve.fill().err().map(|error| {
+            tracing::error!(%error, "there is no room for the store: it can only be read");
+            Failure::no_room(&error)
+        });
+        let (slot, readers) = Slot::new(database);
+        let writer = Writer::start(slot, reserve, mark, failure).map_err(failed)?;
         Ok(Self {
-            records,
+            readers,
             writer,
             _lock: lock,
         })
+    }
+
+    /// Runs what may read from disk off the async workers. sled panics on some damage.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Database) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let database = self.readers.database().await?;
+        tokio::task::spawn_blocking(move || read(&database))
+            .await
+            .unwrap_or_else(|panic| Err(failed(panic)))
     }
 }
 
 #[async_trait]
 impl Store for SledStore {
     async fn get(&self, key: &Key) -> Result<Option<Entry>, Error> {
-        let records = self.records.clone();
         let key = key.clone();
-        blocking(move || match records.get(key.as_bytes()) {
-            Ok(value) => value.map(|stored| entry(&stored)).transpose(),
-            Err(error) => Err(failed(error)),
-        })
-        .await
+        self.read(move |database| database.get(&key)).await
     }
 
     async fn scan(
@@ -123,29 +114,10 @@ impl Store for SledStore {
         after: Option<&Key>,
         limit: usize,
     ) -> Result<Vec<(Key, Entry)>, Error> {
-        let records = self.records.clone();
-        let prefix = prefix.to_vec();
-        let start = match after {
-            Some(key) if key.as_bytes() >= prefix.as_slice() => {
-                Bound::Excluded(key.as_bytes().to_vec())
-            }
-            _ => Bound::Included(prefix.clone()),
-        };
-        blocking(move || {
-            let mut found = Vec::new();
-            for item in records
-                .range::<Vec<u8>, _>((start, Bound::Unbounded))
-                .take(limit.min(SCAN_MAX))
-            {
-                let (key, stored) = item.map_err(failed)?;
-                if !key.starts_with(&prefix) {
-                    break;
-                }
-                found.push((Key(key.to_vec()), entry(&stored)?));
-            }
-            Ok(found)
-        })
-        .await
+        let (prefix, after) = (prefix.to_vec(), after.cloned());
+        let limit = limit.min(SCAN_MAX);
+        self.read(move |database| database.scan(&prefix, after.as_ref(), limit))
+            .await
     }
 
     async fn commit(&self, transaction: Transaction) -> Result<Revision, Error> {
@@ -165,34 +137,6 @@ pub(super) fn exists(directory: &Path) -> bool {
     directory.join("db").exists()
 }
 
-/// Runs what may read from disk off the async workers. sled panics on some damage.
-async fn blocking<T: Send + 'static>(
-    read: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    tokio::task::spawn_blocking(read)
-        .await
-        .unwrap_or_else(|panic| Err(failed(panic)))
-}
-
-/// sled panics on some damage.
-fn open_caught(directory: &Path) -> Result<(Db, Tree, Tree), Error> {
-    match catch_unwind(AssertUnwindSafe(|| open_database(directory))) {
-        Ok(result) => result.map_err(|error| refusal(directory, error)),
-        Err(_) => Err(unopenable(directory, DAMAGED)),
-    }
-}
-
-fn open_database(directory: &Path) -> sled::Result<(Db, Tree, Tree)> {
-    let db = sled::Config::new()
-        .path(directory)
-        .cache_capacity(CACHE_BYTES)
-        .segment_size(SEGMENT_BYTES)
-        .open()?;
-    let records = db.open_tree(RECORDS)?;
-    let counters = db.open_tree(COUNTERS)?;
-    Ok((db, records, counters))
-}
-
 fn lock(directory: &Path) -> Result<fs::File, Error> {
     let file =
         fs::File::create(directory.join(LOCK)).map_err(|error| unopenable(directory, error))?;
@@ -203,74 +147,14 @@ fn lock(directory: &Path) -> Result<fs::File, Error> {
     }
 }
 
-fn remove_unfinished_snapshots(directory: &Path) -> io::Result<()> {
-    for item in fs::read_dir(directory)? {
-        let path = item?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with("snap.") && name.ends_with(".generating") {
-            tracing::warn!(file = %name, "removing a snapshot that a crash left unfinished");
-            fs::remove_file(&path)?;
-        }
-    }
-    Ok(())
-}
-
-/// Makes new files and their names durable; returns the log file, to be synced with each commit.
-fn sync_all(directory: &Path) -> io::Result<fs::File> {
-    let log = fs::File::open(directory.join("db"))?;
-    log.sync_all()?;
-    fs::File::open(directory.join("conf"))?.sync_all()?;
-    for name in ["blobs", "."] {
-        fs::File::open(directory.join(name))?.sync_all()?;
-    }
-    if let Some(parent) = directory
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-    {
-        fs::File::open(parent)?.sync_all()?;
-    }
-    Ok(log)
-}
-
-/// Splits a stored value into the commit that wrote it, 8 bytes, and the rest.
-fn entry(stored: &[u8]) -> Result<Entry, Error> {
-    let Some((revision, value)) = stored.split_first_chunk() else {
-        return Err(failed("a record is shorter than its header"));
-    };
-    Ok(Entry {
-        value: value.to_vec(),
-        revision: Revision(u64::from_be_bytes(*revision)),
-    })
-}
-
 fn failed(reason: impl ToString) -> Error {
     Error::Failed(reason.to_string().into())
-}
-
-fn unopenable(directory: &Path, reason: impl ToString) -> Error {
-    Error::Unopenable {
-        directory: PathBuf::from(directory),
-        reason: reason.to_string(),
-    }
-}
-
-fn refusal(directory: &Path, error: sled::Error) -> Error {
-    match error {
-        // sled puts the lock's `WouldBlock` into the text of another kind.
-        sled::Error::Io(io) if io.to_string().contains("WouldBlock") => {
-            Error::InUse(directory.into())
-        }
-        sled::Error::Io(io) => unopenable(directory, io),
-        sled::Error::Corruption { .. } => unopenable(directory, DAMAGED),
-        // What it says of the version and settings of its files is in these files.
-        other => unopenable(directory, format!("{DAMAGED} ({other})")),
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Write, conformance};
+    use crate::store::{VALUE_BYTES_MAX, Write, conformance};
 
     #[tokio::test]
     async fn the_sled_store_conforms() {

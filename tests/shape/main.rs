@@ -108,7 +108,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         path: "rustix",
-        files: &["src/lockdown.rs"],
+        files: &["src/lockdown.rs", "src/store/sled/"],
     },
     Rule {
         path: "socket2",

@@ -75,7 +75,7 @@ fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to.join("blobs")).expect("makes it");
 }
 
-/// The files of a store by their names, without its lock.
+/// The files of a store by their names, without its lock and the room that it keeps.
 fn files(directory: &Path) -> BTreeMap<PathBuf, PathBuf> {
     let mut found = BTreeMap::new();
     let mut folders = vec![directory.to_owned()];
@@ -85,7 +85,10 @@ fn files(directory: &Path) -> BTreeMap<PathBuf, PathBuf> {
             let name = path.strip_prefix(directory).expect("below it").to_owned();
             if path.is_dir() {
                 folders.push(path);
-            } else if name.extension().is_none_or(|kind| kind != "lock") {
+            } else if name
+                .extension()
+                .is_none_or(|kind| kind != "lock" && kind != "reserve")
+            {
                 found.insert(name, path);
             }
         }

@@ -8,9 +8,11 @@
  *                 this kind concerns: eio (all), enospc (what needs room), full (the same, and every
  *                 one after it), eintr and short (reads and writes).
  * KODO_DISK_FIRED a file that is created when a call fails so.
- * KODO_DISK_FULL  as long as this file is there, what needs room fails with ENOSPC.
+ * KODO_DISK_ROOM  as long as this file is there, what would make the files in the folder larger than the
+ *                 number of bytes in it, all together, fails with ENOSPC.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -21,6 +23,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -31,7 +34,7 @@ enum need { READS, WRITES, ROOM, SYNCS };
 
 static pthread_mutex_t order = PTHREAD_MUTEX_INITIALIZER;
 static char *paths[FILES];
-static const char *root, *full, *fired, *kind;
+static const char *root, *room, *fired, *kind;
 static char *cached[FILES];
 static long fail_at, calls;
 static int log_fd = -1;
@@ -45,7 +48,7 @@ static void *real(const char *name) {
 __attribute__((constructor)) static void begin(void) {
     const char *fail = getenv("KODO_DISK_FAIL"), *log = getenv("KODO_DISK_LOG");
     root = getenv("KODO_DISK_ROOT");
-    full = getenv("KODO_DISK_FULL");
+    room = getenv("KODO_DISK_ROOM");
     fired = getenv("KODO_DISK_FIRED");
     if (fail) {
         char *rest;
@@ -85,6 +88,32 @@ static void record(char what, const char *path, uint64_t offset, const void *dat
     if (data) put(data, length);
 }
 
+/* How much the files in the folder may grow, or LONG_MAX. */
+static long left(void) {
+    FILE *file = room ? fopen(room, "r") : NULL;
+    if (!file) return LONG_MAX;
+    long most = LONG_MAX;
+    if (fscanf(file, "%ld", &most) != 1) most = LONG_MAX;
+    fclose(file);
+    DIR *folder = opendir(root);
+    if (!folder) return most;
+    for (struct dirent *item; (item = readdir(folder));) {
+        struct stat about;
+        if (!fstatat(dirfd(folder), item->d_name, &about, 0) && S_ISREG(about.st_mode)) most -= about.st_size;
+    }
+    closedir(folder);
+    return most;
+}
+
+/* -1 with errno if there is no room for a file to be as long. */
+static int fits(int fd, off64_t length) {
+    struct stat about;
+    if (!room || fstat(fd, &about) || length <= about.st_size) return 0;
+    if (length - about.st_size <= left()) return 0;
+    errno = ENOSPC;
+    return -1;
+}
+
 static int concerns(enum need need) {
     if (!strcmp(kind, "eio")) return 1;
     if (!strcmp(kind, "enospc") || !strcmp(kind, "full")) return need == ROOM || need == WRITES;
@@ -93,10 +122,6 @@ static int concerns(enum need need) {
 
 /* 0: go on; -1: fail with errno; 1: do half of it. */
 static int fails(enum need need) {
-    if (full && (need == ROOM || need == WRITES) && !REAL(access)(full, F_OK)) {
-        errno = ENOSPC;
-        return -1;
-    }
     if (!kind || !concerns(need)) return 0;
     calls++;
     if (calls < fail_at || (calls > fail_at && strcmp(kind, "full"))) return 0;
@@ -185,9 +210,9 @@ ssize_t write(int fd, const void *data, size_t length) {
     if (!path_of(fd)) return REAL(write)(fd, data, length);
     pthread_mutex_lock(&order);
     ssize_t done = -1;
-    int fail = fails(WRITES);
+    uint64_t offset = lseek(fd, 0, SEEK_CUR);
+    int fail = fits(fd, offset + length) < 0 ? -1 : fails(WRITES);
     if (fail >= 0) {
-        uint64_t offset = lseek(fd, 0, SEEK_CUR);
         done = REAL(write)(fd, data, fail ? (length + 1) / 2 : length);
         if (done > 0) record('W', paths[fd], offset, data, done);
     }
@@ -199,7 +224,7 @@ ssize_t pwrite64(int fd, const void *data, size_t length, off64_t offset) {
     if (!path_of(fd)) return REAL(pwrite64)(fd, data, length, offset);
     pthread_mutex_lock(&order);
     ssize_t done = -1;
-    int fail = fails(WRITES);
+    int fail = fits(fd, offset + length) < 0 ? -1 : fails(WRITES);
     if (fail >= 0) {
         done = REAL(pwrite64)(fd, data, fail ? (length + 1) / 2 : length, offset);
         if (done > 0) record('W', paths[fd], offset, data, done);
@@ -249,7 +274,7 @@ int sync_file_range(int fd, off64_t offset, off64_t length, unsigned int flags) 
 int ftruncate64(int fd, off64_t length) {
     if (!path_of(fd)) return REAL(ftruncate64)(fd, length);
     pthread_mutex_lock(&order);
-    int result = fails(ROOM) < 0 ? -1 : REAL(ftruncate64)(fd, length);
+    int result = fits(fd, length) < 0 || fails(ROOM) < 0 ? -1 : REAL(ftruncate64)(fd, length);
     if (!result) record('T', paths[fd], length, NULL, 0);
     pthread_mutex_unlock(&order);
     return result;
@@ -258,7 +283,7 @@ int ftruncate64(int fd, off64_t length) {
 int fallocate64(int fd, int mode, off64_t offset, off64_t length) {
     if (!path_of(fd)) return REAL(fallocate64)(fd, mode, offset, length);
     pthread_mutex_lock(&order);
-    int result = fails(ROOM) < 0 ? -1 : REAL(fallocate64)(fd, mode, offset, length);
+    int result = fits(fd, offset + length) < 0 || fails(ROOM) < 0 ? -1 : REAL(fallocate64)(fd, mode, offset, length);
     pthread_mutex_unlock(&order);
     return result;
 }

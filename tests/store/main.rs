@@ -5,10 +5,12 @@
 
 mod damage;
 mod faults;
+mod full;
 mod growth;
 mod kill;
 mod load;
 mod numbers;
+mod operations;
 mod power_cut;
 mod role;
 mod shim;

@@ -13,9 +13,9 @@ use std::{
 use kodo_broker::store::{Error, Store, sled::SledStore};
 use tokio::{task::JoinSet, time::Instant};
 
-use crate::load;
+use crate::{full, load, operations};
 
-/// Names what to do; without it, `work` is no test.
+/// Names what to do, with its figures; without it, `work` is no test.
 const ROLE: &str = "KODO_STORE_ROLE";
 
 /// Longest wait for a store to be closed.
@@ -73,23 +73,31 @@ impl FromStr for Line {
 impl Role {
     /// A command that does this on the store of a folder.
     pub(crate) fn command(self, directory: &Path) -> Command {
-        let program = std::env::current_exe().expect("this executable");
-        let mut command = Command::new(program);
         let Self {
             writers,
             commits,
             largest,
             opens,
         } = self;
-        command
-            .args(["--exact", "role::work", "--nocapture", "--test-threads=1"])
-            .env(ROLE, format!("{writers} {commits} {largest} {opens}"))
-            .env("KODO_STORE_DIRECTORY", directory)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        command
+        command(
+            &format!("commit {writers} {commits} {largest} {opens}"),
+            directory,
+        )
     }
+}
+
+/// This executable once more, in a role, on the store of a folder.
+pub(crate) fn command(role: &str, directory: &Path) -> Command {
+    let program = std::env::current_exe().expect("this executable");
+    let mut command = Command::new(program);
+    command
+        .args(["--exact", "role::work", "--nocapture", "--test-threads=1"])
+        .env(ROLE, role)
+        .env("KODO_STORE_DIRECTORY", directory)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
 }
 
 /// The lines of a process, without what the test harness says.
@@ -101,7 +109,7 @@ pub(crate) fn lines(child: &mut Child) -> impl Iterator<Item = Line> + use<> {
         .filter_map(|line| String::from_utf8_lossy(&line).parse().ok())
 }
 
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     // The reader may be gone: it has seen enough then.
     let _ = io::stdout()
         .lock()
@@ -123,19 +131,25 @@ async fn work() {
         return;
     };
     let directory = environment("KODO_STORE_DIRECTORY").expect("comes with a role");
-    let figures: Vec<u64> = role
-        .split(' ')
+    let directory = Path::new(&directory);
+    let (name, figures) = role.split_once(' ').unwrap_or((&role, ""));
+    let figures: Vec<u64> = figures
+        .split_whitespace()
         .map(|figure| figure.parse().expect("a figure"))
         .collect();
-    let [writers, commits, largest, opens] = figures[..] else {
-        panic!("not a role: {role}");
-    };
     // The harness leaves its line open.
     say("");
-    for _ in 0..opens {
-        if let Err(error) = session(Path::new(&directory), writers, commits, largest).await {
-            say(&format!("refused {error}"));
+    match (name, &figures[..]) {
+        ("commit", &[writers, commits, largest, opens]) => {
+            for _ in 0..opens {
+                if let Err(error) = session(directory, writers, commits, largest).await {
+                    say(&format!("refused {error}"));
+                }
+            }
         }
+        ("operate", []) => operations::operate(directory).await,
+        ("endure", &[writers, largest]) => full::endure(directory, writers, largest).await,
+        _ => panic!("not a role: {role}"),
     }
 }
 

@@ -10,6 +10,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::fs::{Advice, fadvise};
+
 /// Beside sled's files.
 const MARK: &str = "kodo-broker.new";
 
@@ -64,11 +66,16 @@ fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Reads all of sled's files once. Where a disk cannot read one, sled would take the rest of it for
-/// what a crash left, and wipe it; what was read here comes from memory when sled reads it.
+/// Reads all of sled's files once, from the disk: what is in memory of a file whose sync failed is not
+/// on it. Where a disk cannot read one, sled would take the rest of it for what a crash left, and wipe
+/// it; what was read here comes from memory when sled reads it.
 pub(super) fn read_through(directory: &Path) -> io::Result<()> {
     for path in files(directory)? {
-        io::copy(&mut fs::File::open(path)?, &mut io::sink())?;
+        let mut file = fs::File::open(path)?;
+        // Only what is on disk is dropped from memory.
+        file.sync_data()?;
+        fadvise(&file, 0, None, Advice::DontNeed)?;
+        io::copy(&mut file, &mut io::sink())?;
     }
     Ok(())
 }
