@@ -33,6 +33,7 @@ mod gather;
 mod get_token;
 mod idle;
 pub mod listener;
+mod meter;
 pub mod metrics_endpoint;
 mod organization_message;
 pub mod organization_service;

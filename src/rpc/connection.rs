@@ -7,7 +7,7 @@
 
 use std::{
     convert::Infallible,
-    future::{Future, poll_fn},
+    future::{Future, pending, poll_fn},
     io,
     pin::pin,
     sync::{Arc, OnceLock},
@@ -38,7 +38,9 @@ use super::{
     token_service::TokenService,
     unary::Answer,
 };
-use crate::{audit::Audit, config::LimitsConfig, metrics::Metrics, pb::v1::ErrorReason};
+use crate::{
+    audit::Audit, authz::Caller, config::LimitsConfig, metrics::Metrics, pb::v1::ErrorReason,
+};
 
 /// How often a silent client is asked whether it is still there, and how long it has to answer.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -61,6 +63,8 @@ struct Inner {
     metrics: Arc<Metrics>,
     http2: http2::Builder<InTurn>,
     connection_age_max: Duration,
+    /// How long a client may take for the first frame after its handshake.
+    mute_max: Duration,
     call_timeout: Duration,
 }
 
@@ -99,6 +103,7 @@ impl Door {
             metrics,
             http2,
             connection_age_max: limits.connection_age_max(),
+            mute_max: limits.handshake_timeout(),
             call_timeout: limits.call_timeout(),
         }))
     }
@@ -133,7 +138,7 @@ impl Door {
     }
 
     /// Serves a connection until the client leaves, it is too old, it is an operator's and idle, or
-    /// `stop`; then lets its calls finish.
+    /// `stop`; then lets its calls finish. One that begins with nothing, or floods, ends at once.
     pub async fn serve(&self, connection: TlsConnection, stop: &CancellationToken) {
         let peer = connection.peer.clone();
         let inner = &self.0;
@@ -155,9 +160,16 @@ impl Door {
             }
         });
         let mut connection = pin!(inner.http2.serve_connection(TokioIo::new(stream), service));
+        let mute = async {
+            sleep(inner.mute_max).await;
+            if release.heard() {
+                pending().await
+            }
+        };
         let ended = tokio::select! {
             biased;
             ended = poll_fn(|cx| turn(connection.as_mut(), &release, cx)) => Some(ended),
+            () = mute => return tracing::info!("closed a connection: no frame came"),
             () = stop.cancelled() => None,
             () = sleep(inner.connection_age_max) => None,
             () = idle(under_way) => None,
@@ -172,7 +184,15 @@ impl Door {
                     .unwrap_or(Ok(()))
             }
         };
-        if let Err(error) = ended {
+        if release.flooded() {
+            inner.metrics.floods.inc();
+            let caller = peer
+                .caller()
+                .map(Caller::id)
+                .ok()
+                .map(tracing::field::display);
+            tracing::warn!(caller, "closed a connection: more frames than calls");
+        } else if let Err(error) = ended {
             tracing::debug!(%error, "a connection broke");
         }
     }
