@@ -31,6 +31,7 @@ mod credential_message;
 mod fields;
 mod gather;
 mod get_token;
+mod handshakes;
 mod idle;
 pub mod listener;
 mod meter;
