@@ -9,6 +9,7 @@ use std::{
 };
 
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 
 /// `[server]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -40,6 +41,8 @@ pub struct LimitsConfig {
     pub connections_max: NonZeroU32,
     /// TLS handshakes under way.
     pub handshakes_max: NonZeroU32,
+    /// Calls that wait for a token, on all connections.
+    pub waiting_calls_max: NonZeroU32,
     /// Calls under way on one connection.
     pub streams_per_connection_max: NonZeroU32,
     /// How long a connection may live, in seconds.
@@ -73,6 +76,7 @@ impl Default for LimitsConfig {
         Self {
             connections_max: u32(8192),
             handshakes_max: u32(256),
+            waiting_calls_max: u32(32768),
             streams_per_connection_max: u32(256),
             // So that replicas behind a balancer even out, and a certificate's end takes effect.
             connection_age_max_seconds: u32(3600),
@@ -96,6 +100,13 @@ impl ServerConfig {
 }
 
 impl LimitsConfig {
+    /// Calls that wait for a token, on all connections.
+    #[must_use]
+    pub fn waiting_calls_max(&self) -> usize {
+        let max = usize::try_from(self.waiting_calls_max.get()).unwrap_or(usize::MAX);
+        max.min(Semaphore::MAX_PERMITS)
+    }
+
     /// How long a connection may live.
     #[must_use]
     pub fn connection_age_max(&self) -> Duration {

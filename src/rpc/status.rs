@@ -75,6 +75,16 @@ pub(super) fn deadline_exceeded(reason: Reason) -> Status {
     )
 }
 
+/// As many calls wait for a token as may.
+pub(super) fn too_many_calls() -> Status {
+    retry(
+        Code::ResourceExhausted,
+        Reason::LimitReached,
+        "as many calls wait for a token as may; try again, or raise server.limits.waiting_calls_max",
+        RETRY,
+    )
+}
+
 /// There are as many streams of tokens as there may be.
 pub(super) fn too_many_streams() -> Status {
     retry(
