@@ -47,8 +47,12 @@ pub struct LimitsConfig {
     pub streams_per_connection_max: NonZeroU32,
     /// How long a connection may live, in seconds.
     pub connection_age_max_seconds: NonZeroU32,
+    /// How long a connection may be without a call, in seconds; it ends before it was so for twice as long.
+    pub connection_idle_max_seconds: NonZeroU32,
     /// How long a handshake may take, in seconds.
     pub handshake_timeout_seconds: NonZeroU16,
+    /// How long a request may take to come, and an answer to be taken, in seconds.
+    pub transfer_timeout_seconds: NonZeroU16,
     /// How long a call may take, in seconds.
     pub call_timeout_seconds: NonZeroU16,
     /// How long calls may take to finish after SIGTERM, in seconds.
@@ -80,7 +84,9 @@ impl Default for LimitsConfig {
             streams_per_connection_max: u32(256),
             // So that replicas behind a balancer even out, and a certificate's end takes effect.
             connection_age_max_seconds: u32(3600),
+            connection_idle_max_seconds: u32(300),
             handshake_timeout_seconds: u16(5),
+            transfer_timeout_seconds: u16(10),
             // A token that has not come in a minute never comes.
             call_timeout_seconds: u16(60),
             drain_seconds: u16(20),
@@ -111,6 +117,18 @@ impl LimitsConfig {
     #[must_use]
     pub fn connection_age_max(&self) -> Duration {
         Duration::from_secs(u32::from(self.connection_age_max_seconds).into())
+    }
+
+    /// How long a connection may be without a call.
+    #[must_use]
+    pub fn connection_idle_max(&self) -> Duration {
+        Duration::from_secs(u32::from(self.connection_idle_max_seconds).into())
+    }
+
+    /// How long a request may take to come, and an answer to be taken.
+    #[must_use]
+    pub fn transfer_timeout(&self) -> Duration {
+        seconds(self.transfer_timeout_seconds)
     }
 
     /// How long a handshake may take.
