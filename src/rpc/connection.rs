@@ -180,6 +180,10 @@ impl Door {
             () = sleep(inner.connection_age_max) => None,
             () = idle(under_way) => None,
             () = turns.calls().idle(inner.connection_idle_max) => None,
+            () = turns.calls().stuck.cancelled() => {
+                tracing::info!("closes a connection: the client does not take its answers");
+                None
+            }
         };
         let ended = match ended {
             Some(ended) => ended,

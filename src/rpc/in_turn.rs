@@ -17,6 +17,7 @@ use tokio::{
     sync::Semaphore,
     time::{sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 /// Requests that are longer than this ([`SHORT_BYTES`]) and have not come whole, on one connection.
 const LONG_MAX: usize = 8;
@@ -39,6 +40,9 @@ pub(super) struct Calls {
     begun: AtomicUsize,
     /// Calls that are tasks.
     waiting: AtomicUsize,
+    /// Cancelled when a client does not take an answer. h2 keeps what it has of that, whatever becomes of
+    /// the call, as long as the connection lasts.
+    pub(super) stuck: CancellationToken,
     /// Places for requests that are long and have not come whole.
     pub(super) long: Arc<Semaphore>,
 }
@@ -50,6 +54,7 @@ impl InTurn {
             lasting: AtomicBool::new(false),
             begun: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
+            stuck: CancellationToken::new(),
             long: Arc::new(Semaphore::new(LONG_MAX)),
         }))
     }
@@ -101,9 +106,8 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for InTurn {
             });
         } else {
             tokio::spawn(async move {
-                // A client that does not take its answer has its stream reset.
                 if timeout(waiting.0.time_max, call).await.is_err() {
-                    tracing::info!("reset a call: the client did not take its answer");
+                    waiting.0.stuck.cancel();
                 }
             });
         }
@@ -155,8 +159,10 @@ mod tests {
         tokio::task::yield_now().await;
         advance(LIMIT - Duration::from_millis(1)).await;
         assert_eq!((unary.strong_count(), stream.strong_count()), (1, 1));
+        assert!(!turns.calls().stuck.is_cancelled());
         sleep(Duration::from_secs(1)).await;
         assert_eq!((unary.strong_count(), stream.strong_count()), (0, 1));
+        assert!(turns.calls().stuck.is_cancelled());
         sleep(LIMIT * 1000).await;
         assert_eq!(stream.strong_count(), 1);
     }

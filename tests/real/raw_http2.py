@@ -11,6 +11,7 @@ from hyperframe.frame import (
     Frame,
     GoAwayFrame,
     HeadersFrame,
+    PingFrame,
     RstStreamFrame,
     SettingsFrame,
     WindowUpdateFrame,
@@ -58,26 +59,34 @@ def call(stream: int, body: bytes, path: bytes = REQUEST) -> bytes:
     return headers_frame(stream, data=path) + data
 
 
+def context(ca, certificate=None, key=None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=ca)
+    context.set_alpn_protocols(["h2"])
+    if certificate:
+        context.load_cert_chain(certificate, key)
+    return context
+
+
 class Closed(Exception):
-    """The broker has ended the connection."""
+    """The broker has ended the connection. It may have said why."""
 
 
 class Connection:
     """A TLS connection, and the frames that came on it."""
 
     def __init__(self, address, ca, certificate=None, key=None, *, timeout=10, receive_buffer=None):
-        context = ssl.create_default_context(cafile=ca)
-        context.set_alpn_protocols(["h2"])
-        if certificate:
-            context.load_cert_chain(certificate, key)
         plain = socket.socket()
         if receive_buffer:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         plain.settimeout(timeout)
         plain.connect(tuple(address))
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket = context.wrap_socket(plain, server_hostname="localhost")
+        tls = context(ca, certificate, key)
+        self.socket = tls.wrap_socket(plain, server_hostname="localhost")
         self.goaway: GoAwayFrame | None = None
+        self.statuses: dict[int, int] = {}
+        self.resets: set[int] = set()
+        self._decoder = hpack.Decoder()
         self._unread = b""
 
     def __enter__(self):
@@ -87,10 +96,10 @@ class Connection:
         with contextlib.suppress(OSError):
             self.socket.close()
 
-    def open(self, **settings) -> None:
+    def open(self, settings: dict | None = None) -> None:
         """Preface and settings, and room for whatever the broker sends on the connection."""
         room = WindowUpdateFrame(0, 1 << 30).serialize()
-        self.send(PREFACE + SettingsFrame(0, settings=settings or None).serialize() + room)
+        self.send(PREFACE + SettingsFrame(0, settings=settings).serialize() + room)
 
     def send(self, data: bytes) -> None:
         try:
@@ -101,27 +110,50 @@ class Connection:
             raise Closed from error
 
     def frames(self):
-        """The frames that come next, with at least one wait. Raises `Closed` at the end."""
+        """The frames that come next, at least one. Raises `Closed` at the end."""
+        while (frame := self._next()) is None:
+            self._receive()
+        while frame is not None:
+            yield frame
+            frame = self._next()
+
+    def _receive(self) -> None:
         try:
             data = self.socket.recv(1 << 16)
-        except TimeoutError:
+        except (TimeoutError, ssl.SSLWantReadError):
             raise
         except OSError as error:
-            raise Closed from error
+            raise Closed(self.goaway) from error
         if not data:
-            raise Closed
+            raise Closed(self.goaway)
         self._unread += data
-        while len(self._unread) >= 9:
-            frame, length = Frame.parse_frame_header(memoryview(self._unread[:9]))
-            if len(self._unread) < 9 + length:
-                break
-            frame.parse_body(memoryview(self._unread[9 : 9 + length]))
-            self._unread = self._unread[9 + length :]
-            if isinstance(frame, GoAwayFrame):
-                self.goaway = frame
-            if isinstance(frame, SettingsFrame) and "ACK" not in frame.flags:
-                self.send(SETTINGS_ACK)
-            yield frame
+
+    def _next(self):
+        """The next frame, if it is there."""
+        if len(self._unread) < 9:
+            return None
+        frame, length = Frame.parse_frame_header(memoryview(self._unread[:9]))
+        if len(self._unread) < 9 + length:
+            return None
+        frame.parse_body(memoryview(self._unread[9 : 9 + length]))
+        self._unread = self._unread[9 + length :]
+        self._note(frame)
+        return frame
+
+    def _note(self, frame) -> None:
+        """Answers what has to be answered, and keeps what came of the calls."""
+        if isinstance(frame, GoAwayFrame):
+            self.goaway = frame
+        elif isinstance(frame, RstStreamFrame):
+            self.resets.add(frame.stream_id)
+        elif isinstance(frame, HeadersFrame):
+            headers = dict(self._decoder.decode(frame.data))
+            if "grpc-status" in headers:
+                self.statuses[frame.stream_id] = int(headers["grpc-status"])
+        elif isinstance(frame, SettingsFrame) and "ACK" not in frame.flags:
+            self.send(SETTINGS_ACK)
+        elif isinstance(frame, PingFrame) and "ACK" not in frame.flags:
+            self.send(PingFrame(0, frame.opaque_data, flags=["ACK"]).serialize())
 
     def wait_for(self, wanted):
         """The first frame that is wanted."""
