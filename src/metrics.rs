@@ -38,6 +38,8 @@ pub struct Metrics {
     miss: Histogram,
     /// Open connections of callers.
     pub connections: Gauge,
+    /// Connections closed since their client floods.
+    pub floods: Counter,
 }
 
 /// Labels of a call.
@@ -83,6 +85,12 @@ impl Metrics {
             "Open connections of callers",
             connections.clone(),
         );
+        let floods = Counter::default();
+        registry.register(
+            "floods",
+            "Connections closed since the client sent many more frames than calls",
+            floods.clone(),
+        );
         let tokens = calls.get_or_create_owned(&Call {
             rpc: "GetToken",
             outcome: "OK",
@@ -96,6 +104,7 @@ impl Metrics {
             hit,
             miss,
             connections,
+            floods,
         }
     }
 

@@ -31,14 +31,18 @@ mod credential_message;
 mod fields;
 mod gather;
 mod get_token;
+mod handshakes;
 mod idle;
+mod in_turn;
 pub mod listener;
+mod meter;
 pub mod metrics_endpoint;
 mod organization_message;
 pub mod organization_service;
 pub mod peer;
 pub mod records;
 mod report;
+mod request_body;
 pub mod seal;
 mod status;
 pub mod store_service;
@@ -60,6 +64,9 @@ const HEADERS_BYTES_MAX: u32 = 16 * 1024;
 /// Streams that the server itself may have to reset on one connection before it closes it. Without
 /// a limit a client can have it reset for ever (RUSTSEC-2024-0003, "MadeYouReset").
 const LOCAL_RESETS_MAX: usize = 100;
+/// Calls of one connection that the client has taken back before the server has looked at them: beyond,
+/// it is closed ("rapid reset", CVE-2023-44487).
+const PENDING_RESETS_MAX: usize = 20;
 /// Connections to the health port, which anybody may open, and how long one may live.
 const PROBES_MAX: usize = 64;
 const PROBE_AGE_MAX: Duration = Duration::from_secs(60);

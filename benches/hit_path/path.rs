@@ -168,6 +168,7 @@ async fn service(policy: Arc<Policy>) -> Result<TokenServiceServer<TokenService>
         metrics: Arc::new(Metrics::new()),
         margin: Duration::from_secs(300),
         call_timeout: Duration::from_secs(60),
+        waiting: Arc::new(Semaphore::new(1)),
         streams: Arc::new(Semaphore::new(1)),
         stop: CancellationToken::new(),
     }))

@@ -183,6 +183,7 @@ impl Opening {
                 records: self.records.clone(),
                 metrics: self.metrics.clone(),
                 margin: tokens.margin(),
+                waiting: Arc::new(Semaphore::new(limits.waiting_calls_max())),
                 streams: Arc::new(Semaphore::new(tokens.streams_max())),
                 stop: self.stop.clone(),
                 call_timeout: limits.call_timeout(),

@@ -9,6 +9,7 @@ use std::{
 };
 
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 
 /// `[server]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -40,12 +41,18 @@ pub struct LimitsConfig {
     pub connections_max: NonZeroU32,
     /// TLS handshakes under way.
     pub handshakes_max: NonZeroU32,
+    /// Calls that wait for a token, on all connections.
+    pub waiting_calls_max: NonZeroU32,
     /// Calls under way on one connection.
     pub streams_per_connection_max: NonZeroU32,
     /// How long a connection may live, in seconds.
     pub connection_age_max_seconds: NonZeroU32,
+    /// How long a connection may be without a call, in seconds; it ends before it was so for twice as long.
+    pub connection_idle_max_seconds: NonZeroU32,
     /// How long a handshake may take, in seconds.
     pub handshake_timeout_seconds: NonZeroU16,
+    /// How long a request may take to come, and an answer to be taken, in seconds.
+    pub transfer_timeout_seconds: NonZeroU16,
     /// How long a call may take, in seconds.
     pub call_timeout_seconds: NonZeroU16,
     /// How long calls may take to finish after SIGTERM, in seconds.
@@ -73,10 +80,13 @@ impl Default for LimitsConfig {
         Self {
             connections_max: u32(8192),
             handshakes_max: u32(256),
+            waiting_calls_max: u32(32768),
             streams_per_connection_max: u32(256),
             // So that replicas behind a balancer even out, and a certificate's end takes effect.
             connection_age_max_seconds: u32(3600),
+            connection_idle_max_seconds: u32(300),
             handshake_timeout_seconds: u16(5),
+            transfer_timeout_seconds: u16(10),
             // A token that has not come in a minute never comes.
             call_timeout_seconds: u16(60),
             drain_seconds: u16(20),
@@ -96,10 +106,29 @@ impl ServerConfig {
 }
 
 impl LimitsConfig {
+    /// Calls that wait for a token, on all connections.
+    #[must_use]
+    pub fn waiting_calls_max(&self) -> usize {
+        let max = usize::try_from(self.waiting_calls_max.get()).unwrap_or(usize::MAX);
+        max.min(Semaphore::MAX_PERMITS)
+    }
+
     /// How long a connection may live.
     #[must_use]
     pub fn connection_age_max(&self) -> Duration {
         Duration::from_secs(u32::from(self.connection_age_max_seconds).into())
+    }
+
+    /// How long a connection may be without a call.
+    #[must_use]
+    pub fn connection_idle_max(&self) -> Duration {
+        Duration::from_secs(u32::from(self.connection_idle_max_seconds).into())
+    }
+
+    /// How long a request may take to come, and an answer to be taken.
+    #[must_use]
+    pub fn transfer_timeout(&self) -> Duration {
+        seconds(self.transfer_timeout_seconds)
     }
 
     /// How long a handshake may take.

@@ -7,17 +7,14 @@
 
 use std::{
     convert::Infallible,
-    future::{Future, poll_fn},
+    future::{pending, poll_fn},
     io,
     pin::pin,
     sync::{Arc, OnceLock},
-    task::{Context, Waker},
     time::Duration,
 };
 
-use hyper::{
-    Request, Response, body::Incoming, rt::Executor, server::conn::http2, service::service_fn,
-};
+use hyper::{Request, Response, body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     sync::watch,
@@ -27,22 +24,32 @@ use tokio_util::sync::CancellationToken;
 use tonic::{codegen::Service as _, service::Routes};
 
 use super::{
-    HEADERS_BYTES_MAX, LOCAL_RESETS_MAX, Services, deadline,
+    HEADERS_BYTES_MAX, LOCAL_RESETS_MAX, PENDING_RESETS_MAX, Services, deadline,
     gather::{Gate, gather, turn},
     get_token,
-    idle::{UnderWay, idle, is_of_operator},
+    idle::{UnderWay, idle, is_of_operator, is_stream},
+    in_turn::InTurn,
     listener::{Peer, TlsConnection},
+    request_body::RequestBody,
     routes,
     seal::Seal,
     status,
     token_service::TokenService,
     unary::Answer,
 };
-use crate::{audit::Audit, config::LimitsConfig, metrics::Metrics, pb::v1::ErrorReason};
+use crate::{
+    audit::Audit, authz::Caller, config::LimitsConfig, metrics::Metrics, pb::v1::ErrorReason,
+};
 
 /// How often a silent client is asked whether it is still there, and how long it has to answer.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a client may send before it is read, in bytes, for one call and for all of a connection.
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// What is held of an answer that the client has not taken, in bytes.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
+
 /// Lets callers in to what they can call. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Door(Arc<Inner>);
@@ -59,8 +66,13 @@ struct Inner {
     reflection: bool,
     audit: Audit,
     metrics: Arc<Metrics>,
-    http2: http2::Builder<InTurn>,
+    streams_max: u32,
     connection_age_max: Duration,
+    connection_idle_max: Duration,
+    /// How long a request may take to come, and an answer to be taken.
+    transfer_timeout: Duration,
+    /// How long a client may take for the first frame after its handshake.
+    mute_max: Duration,
     call_timeout: Duration,
 }
 
@@ -82,14 +94,6 @@ impl Door {
         audit: Audit,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let mut http2 = http2::Builder::new(InTurn);
-        http2
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(limits.streams_per_connection_max.get())
-            .keep_alive_interval(KEEPALIVE_INTERVAL)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-            .max_header_list_size(HEADERS_BYTES_MAX)
-            .max_local_error_reset_streams(LOCAL_RESETS_MAX);
         Self(Arc::new(Inner {
             open: OnceLock::new(),
             sealed: routes(Arc::new(seal.clone()), seal.clone(), seal, reflection),
@@ -97,8 +101,11 @@ impl Door {
             reflection,
             audit,
             metrics,
-            http2,
+            streams_max: limits.streams_per_connection_max.get(),
+            connection_idle_max: limits.connection_idle_max(),
+            transfer_timeout: limits.transfer_timeout(),
             connection_age_max: limits.connection_age_max(),
+            mute_max: limits.handshake_timeout(),
             call_timeout: limits.call_timeout(),
         }))
     }
@@ -132,8 +139,7 @@ impl Door {
         }
     }
 
-    /// Serves a connection until the client leaves, it is too old, it is an operator's and idle, or
-    /// `stop`; then lets its calls finish.
+    /// Serves a connection until the client leaves, it is too old or idle, or `stop`; then lets its calls finish. One that begins with nothing, or floods, ends at once.
     pub async fn serve(&self, connection: TlsConnection, stop: &CancellationToken) {
         let peer = connection.peer.clone();
         let inner = &self.0;
@@ -145,22 +151,39 @@ impl Door {
         };
         let (stream, release) = gather(connection, gate);
         let (calls, under_way) = watch::channel(0);
+        let turns = InTurn::new(2 * (inner.call_timeout + inner.transfer_timeout));
+        let http2 = inner.http2(turns.clone());
         let service = service_fn(|request: Request<Incoming>| {
-            let of_operator = is_of_operator(request.uri().path());
-            let under_way = of_operator.then(|| UnderWay::new(calls.clone()));
+            let path = request.uri().path();
+            let under_way = is_of_operator(path).then(|| UnderWay::new(calls.clone()));
+            turns.calls().begin(is_stream(path));
+            let (calls, time_max) = (turns.calls().clone(), inner.transfer_timeout);
+            let request = request.map(|body| RequestBody::new(body, calls, time_max));
             let answering = self.clone().answer(peer.clone(), request);
             async move {
                 let _under_way = under_way;
                 answering.await
             }
         });
-        let mut connection = pin!(inner.http2.serve_connection(TokioIo::new(stream), service));
+        let mut connection = pin!(http2.serve_connection(TokioIo::new(stream), service));
+        let mute = async {
+            sleep(inner.mute_max).await;
+            if release.heard() {
+                pending().await
+            }
+        };
         let ended = tokio::select! {
             biased;
             ended = poll_fn(|cx| turn(connection.as_mut(), &release, cx)) => Some(ended),
+            () = mute => return tracing::info!("closed a connection: no frame came"),
             () = stop.cancelled() => None,
             () = sleep(inner.connection_age_max) => None,
             () = idle(under_way) => None,
+            () = turns.calls().idle(inner.connection_idle_max) => None,
+            () = turns.calls().stuck.cancelled() => {
+                tracing::info!("closes a connection: the client does not take its answers");
+                None
+            }
         };
         let ended = match ended {
             Some(ended) => ended,
@@ -172,7 +195,15 @@ impl Door {
                     .unwrap_or(Ok(()))
             }
         };
-        if let Err(error) = ended {
+        if release.flooded() {
+            inner.metrics.floods.inc();
+            let caller = peer
+                .caller()
+                .map(Caller::id)
+                .ok()
+                .map(tracing::field::display);
+            tracing::warn!(caller, "closed a connection: more frames than calls");
+        } else if let Err(error) = ended {
             tracing::debug!(%error, "a connection broke");
         }
     }
@@ -180,7 +211,7 @@ impl Door {
     async fn answer(
         self,
         peer: Peer,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
     ) -> Result<Response<Answer>, Infallible> {
         let open = match self.0.open.get() {
             Some(open) => open,
@@ -201,6 +232,23 @@ impl Door {
 }
 
 impl Inner {
+    /// HTTP/2 with its limits.
+    fn http2(&self, turns: InTurn) -> http2::Builder<InTurn> {
+        let mut http2 = http2::Builder::new(turns);
+        http2
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(self.streams_max)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_send_buf_size(SEND_BUFFER_BYTES)
+            .keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .max_header_list_size(HEADERS_BYTES_MAX)
+            .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
+            .max_local_error_reset_streams(LOCAL_RESETS_MAX);
+        http2
+    }
+
     /// What answers calls, once that is known; at the latest when a call may take no longer.
     async fn settled(&self) -> Option<&Open> {
         let _ = timeout(self.call_timeout, self.settled.cancelled()).await;
@@ -253,29 +301,6 @@ struct Recorded {
 impl Gate for Recorded {
     fn open(&self) -> io::Result<()> {
         self.audit.written_up_to(self.peer.recorded())
-    }
-}
-
-/// Runs a call in the turn of its connection, as far as it comes without waiting; only one that waits
-/// becomes a task. A token that is in memory is handed out so, with the request read and the answer
-/// written in one turn.
-///
-/// A call that panics takes its connection along; there is none that should.
-#[derive(Clone, Copy, Debug)]
-struct InTurn;
-
-impl<F: Future<Output = ()> + Send + 'static> Executor<F> for InTurn {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "hyper ends the streams of a connection before the connection, which is tracked"
-    )]
-    fn execute(&self, call: F) {
-        let mut call = Box::pin(call);
-        // Its task polls it again and so leaves a waker that wakes something.
-        let first = call.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-        if first.is_pending() {
-            tokio::spawn(call);
-        }
     }
 }
 

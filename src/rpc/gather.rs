@@ -19,7 +19,8 @@
 //! reader as without all this. A shutdown, which h2 asks for after its last frame, is no flush: it
 //! waits until everything has left.
 //!
-//! Before bytes leave, a gate is asked: that is where the audit log is written.
+//! Before bytes leave, a gate is asked: that is where the audit log is written. What comes in passes a
+//! meter, which breaks the connection of a client that floods.
 
 use std::{
     error::Error,
@@ -31,6 +32,8 @@ use std::{
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::meter::Meter;
 
 /// What is held at most, in bytes: two TLS records.
 const HELD_BYTES_MAX: usize = 32 * 1024;
@@ -52,6 +55,9 @@ pub(super) struct Release<S, G>(Arc<Mutex<Held<S, G>>>);
 struct Held<S, G> {
     stream: S,
     gate: G,
+    meter: Meter,
+    /// Whether the meter has broken the connection.
+    flooded: bool,
     bytes: Vec<u8>,
     /// How many of the bytes have left.
     sent: usize,
@@ -66,6 +72,8 @@ pub(super) fn gather<S, G>(stream: S, gate: G) -> (Gathering<S, G>, Release<S, G
     let held = Arc::new(Mutex::new(Held {
         stream,
         gate,
+        meter: Meter::new(),
+        flooded: false,
         bytes: Vec::new(),
         sent: 0,
         unflushed: false,
@@ -92,6 +100,18 @@ where
     }
     ready!(release.poll(cx))?;
     Poll::Pending
+}
+
+impl<S, G> Release<S, G> {
+    /// Whether the client has sent a frame.
+    pub(super) fn heard(&self) -> bool {
+        lock(&self.0).meter.heard()
+    }
+
+    /// Whether the connection was broken since the client floods.
+    pub(super) fn flooded(&self) -> bool {
+        lock(&self.0).flooded
+    }
 }
 
 impl<S: AsyncWrite + Unpin, G: Gate> Release<S, G> {
@@ -158,6 +178,7 @@ impl<S: AsyncWrite + Unpin, G: Gate> Held<S, G> {
             self.sent += count;
             self.unflushed = true;
         }
+        self.meter.sent(self.sent);
         self.sent = 0;
         self.bytes.clear();
         Poll::Ready(Ok(()))
@@ -182,7 +203,14 @@ impl<S: AsyncRead + Unpin, G> AsyncRead for Gathering<S, G> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut lock(&self.0).stream).poll_read(cx, buf)
+        let mut held = lock(&self.0);
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut held.stream).poll_read(cx, buf))?;
+        if let Err(flood) = held.meter.received(&buf.filled()[before..]) {
+            held.flooded = true;
+            return Poll::Ready(Err(io::Error::other(flood)));
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -5,10 +5,7 @@
 //! off, not to be decoded) is handed back with what was read of it, and gets tonic's answer.
 
 use http_body_util::Full;
-use hyper::{
-    Method, Request, Response,
-    body::{Bytes, Incoming},
-};
+use hyper::{Method, Request, Response, body::Bytes};
 use prost::{
     Message as _,
     bytes::{BufMut as _, BytesMut},
@@ -19,7 +16,9 @@ use prost_types::Timestamp;
 use super::{
     TOKEN_REQUEST_BYTES_MAX, deadline,
     listener::Peer,
-    token_service::TokenService,
+    request_body::RequestBody,
+    status,
+    token_service::{GET_TOKEN, TokenService},
     unary::{Answer, PREFIX_BYTES, read, response},
 };
 use crate::{
@@ -40,11 +39,17 @@ const OTHER_FIELDS_BYTES: usize = 512;
 pub(super) async fn answer(
     service: &TokenService,
     peer: &Peer,
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
 ) -> Result<Response<Answer>, Request<Full<Bytes>>> {
     let (head, body) = request.into_parts();
     let usual = head.method == Method::POST && !head.headers.contains_key("grpc-encoding");
-    let read = read(body, TOKEN_REQUEST_BYTES_MAX).await;
+    let read = match read(body, TOKEN_REQUEST_BYTES_MAX).await {
+        Ok(read) => read,
+        Err(status) => {
+            service.metrics.called(GET_TOKEN, status::reason(&status));
+            return Ok(status.into_http().map(Answer::Other));
+        }
+    };
     let message = read.message().filter(|_| usual);
     let Some(request) = message.and_then(|message| GetTokenRequest::decode(message).ok()) else {
         return Err(Request::from_parts(head, Full::new(read.into_bytes())));

@@ -10,11 +10,23 @@ use crate::pb::admin::v1::organization_service_server;
 /// the last request, with the secret in it, as long as they live.
 const OPERATOR_IDLE_MAX: Duration = Duration::from_millis(500);
 
+/// The paths of RPCs that stream.
+const STREAMS: [&str; 3] = [
+    "/kodo.broker.v1.TokenService/WatchToken",
+    "/kodo.broker.admin.v1.StoreService/RewrapKeys",
+    "/kodo.broker.admin.v1.StoreService/BackUpStore",
+];
+
 /// Whether it is a call that may carry a credential.
 pub(super) fn is_of_operator(path: &str) -> bool {
     let path = path.strip_prefix('/');
     let method = path.and_then(|path| path.strip_prefix(organization_service_server::SERVICE_NAME));
     method.is_some_and(|method| method.starts_with('/'))
+}
+
+/// Whether it is a call that is answered for as long as the client likes.
+pub(super) fn is_stream(path: &str) -> bool {
+    STREAMS.iter().any(|stream| path == *stream) || path.starts_with("/grpc.reflection.")
 }
 
 /// Waits until there have been calls of an operator, and then none for a while.
@@ -48,10 +60,11 @@ impl Drop for UnderWay {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
     use tokio::time::{Instant, advance};
 
     use super::*;
-    use crate::rpc::get_token;
+    use crate::{pb, rpc::get_token};
 
     #[test]
     fn calls_of_an_operator_are_known_by_their_path() {
@@ -63,6 +76,25 @@ mod tests {
         assert!(!is_of_operator(
             "/kodo.broker.admin.v1.OrganizationServices/RotateCredential"
         ));
+    }
+
+    #[test]
+    fn calls_that_last_are_those_that_the_contract_streams() {
+        let files = prost_types::FileDescriptorSet::decode(pb::DESCRIPTORS).expect("descriptors");
+        let mut streams = Vec::new();
+        for file in &files.file {
+            for service in &file.service {
+                let of_service = format!("/{}.{}/", file.package(), service.name());
+                let methods = service.method.iter().filter(|rpc| rpc.server_streaming());
+                streams.extend(methods.map(|rpc| format!("{of_service}{}", rpc.name())));
+            }
+        }
+        streams.sort();
+        let mut expected = STREAMS;
+        expected.sort_unstable();
+        assert_eq!(streams, expected);
+        assert!(streams.iter().all(|path| is_stream(path)));
+        assert!(!is_stream(get_token::PATH));
     }
 
     #[tokio::test(start_paused = true)]

@@ -29,7 +29,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::server::Connected;
 
-use super::peer::{Unidentified, identify};
+use super::{
+    handshakes::Handshakes,
+    peer::{Unidentified, identify},
+};
 use crate::{
     audit::Place,
     authz::{Caller, Policy},
@@ -74,7 +77,7 @@ pub struct Acceptor {
     policy: Arc<Policy>,
     handshake_timeout: Duration,
     connections: Arc<Semaphore>,
-    handshakes: Arc<Semaphore>,
+    handshakes: Handshakes,
 }
 
 impl Acceptor {
@@ -96,7 +99,7 @@ impl Acceptor {
             policy,
             handshake_timeout: limits.handshake_timeout(),
             connections: places(limits.connections_max),
-            handshakes: places(limits.handshakes_max),
+            handshakes: Handshakes::new(limits.handshakes_max),
         })
     }
 
@@ -121,14 +124,13 @@ impl Acceptor {
             let Ok(place) = self.connections.clone().acquire_owned().await else {
                 return;
             };
-            let Ok(shaking) = self.handshakes.clone().acquire_owned().await else {
-                return;
-            };
+            let shaking = self.handshakes.place().await;
             let (acceptor, serve) = (self.clone(), serve.clone());
             tasks.spawn(async move {
-                let finished = acceptor.handshake(stream, place).await;
+                let handshake = acceptor.handshake(stream, place);
+                let finished = shaking.give_way.run_until_cancelled(handshake).await;
                 drop(shaking);
-                if let Some(connection) = finished {
+                if let Some(connection) = finished.flatten() {
                     serve(connection).await;
                 }
             });

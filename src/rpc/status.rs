@@ -75,6 +75,36 @@ pub(super) fn deadline_exceeded(reason: Reason) -> Status {
     )
 }
 
+/// The request has not come whole in the time that it may take.
+pub(super) fn request_too_slow() -> Status {
+    retry(
+        Code::DeadlineExceeded,
+        Reason::LimitReached,
+        "the request did not come whole in the time that it may take; send it at once",
+        RETRY,
+    )
+}
+
+/// The connection has as many long requests that have not come whole as it may.
+pub(super) fn too_many_long_requests() -> Status {
+    retry(
+        Code::ResourceExhausted,
+        Reason::LimitReached,
+        "too many long requests are being sent on this connection; send one after the other",
+        RETRY,
+    )
+}
+
+/// As many calls wait for a token as may.
+pub(super) fn too_many_calls() -> Status {
+    retry(
+        Code::ResourceExhausted,
+        Reason::LimitReached,
+        "as many calls wait for a token as may; try again, or raise server.limits.waiting_calls_max",
+        RETRY,
+    )
+}
+
 /// There are as many streams of tokens as there may be.
 pub(super) fn too_many_streams() -> Status {
     retry(

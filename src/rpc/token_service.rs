@@ -55,6 +55,8 @@ pub struct TokenService {
     pub margin: Duration,
     /// How long a call may take.
     pub call_timeout: Duration,
+    /// A place for each call that may wait for a token.
+    pub waiting: Arc<Semaphore>,
     /// A place for each stream of tokens that there may be.
     pub streams: Arc<Semaphore>,
     /// Ends the streams.
@@ -133,6 +135,10 @@ impl TokenService {
         match poll_fn(|cx| Poll::Ready(token.as_mut().poll(cx))).await {
             Poll::Ready(token) => Ok((token?, Cache::Hit)),
             Poll::Pending => {
+                // To be refused at once is better than to wait behind all those.
+                let Ok(_place) = self.waiting.try_acquire() else {
+                    return Err(status::too_many_calls());
+                };
                 let token = within(limit, ErrorReason::IdpUnreachable, token).await??;
                 Ok((token, Cache::Miss))
             }

@@ -10,11 +10,13 @@ use std::{
 
 use hyper::{
     HeaderMap, Response,
-    body::{Body, Bytes, Frame, Incoming, SizeHint},
+    body::{Body, Bytes, Frame, SizeHint},
     header::{CONTENT_TYPE, HeaderValue},
 };
 use prost::bytes::{BufMut as _, BytesMut};
 use tonic::Status;
+
+use super::request_body::RequestBody;
 
 /// Bytes before a message.
 pub(super) const PREFIX_BYTES: usize = 5;
@@ -58,12 +60,20 @@ impl Read {
 }
 
 /// Reads the body of a request, at most until it is longer than a message of `bytes_max`.
-pub(super) async fn read(mut body: Incoming, bytes_max: usize) -> Read {
+///
+/// # Errors
+/// If it may not take what it does.
+pub(super) async fn read(mut body: RequestBody, bytes_max: usize) -> Result<Read, Status> {
     let mut read = Bytes::new();
     while !body.is_end_stream() {
-        let Some(Ok(frame)) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await
-        else {
-            break;
+        let frame = match std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => match error.downcast::<Status>() {
+                Ok(status) => return Err(*status),
+                // The client is gone.
+                Err(_) => break,
+            },
+            None => break,
         };
         let Ok(data) = frame.into_data() else {
             continue;
@@ -80,7 +90,7 @@ pub(super) async fn read(mut body: Incoming, bytes_max: usize) -> Read {
             break;
         }
     }
-    Read(read)
+    Ok(Read(read))
 }
 
 /// The answer with a message, given with its prefix.

@@ -2,11 +2,15 @@
 
 use std::collections::HashSet;
 
-use kodo_broker::{pb::v1::Resource, simulator::directory::Standing};
+use kodo_broker::{
+    pb::v1::{ErrorReason, Resource},
+    simulator::directory::Standing,
+};
 use tokio::{task::JoinSet, time::Instant};
+use tonic::Code;
 use tonic_types::StatusExt as _;
 
-use crate::support::{CONTOSO, Fixture, SECRET, Setup, request, token};
+use crate::support::{CONTOSO, Fixture, SECRET, Setup, assert_refused, request, token};
 
 #[tokio::test]
 async fn a_thousand_cold_callers_cost_one_request() {
@@ -33,6 +37,38 @@ async fn a_thousand_cold_callers_cost_one_request() {
     fingerprints.dedup();
     assert_eq!(fingerprints.len(), 1);
     assert_eq!(fixture.simulator.request_count(), count + 1);
+}
+
+#[tokio::test]
+async fn as_many_calls_wait_as_may_and_a_token_in_memory_is_had_all_the_same() {
+    let setup = Setup::new().server("limits = { waiting_calls_max = 2 }");
+    let fixture = setup.start().await;
+    fixture
+        .register("contoso", CONTOSO, request::secret(SECRET))
+        .await;
+    let worker = fixture.worker();
+    let graph = token(&worker, "contoso", Resource::Graph).await;
+    graph.expect("a token");
+    let held = fixture.hold(CONTOSO);
+    let mut callers = JoinSet::new();
+    for _ in 0..3 {
+        let worker = worker.clone();
+        callers.spawn(async move { token(&worker, "contoso", Resource::Exchange).await });
+    }
+    let first = callers.join_next().await.expect("three");
+    assert_refused(
+        first.expect("no panic"),
+        Code::ResourceExhausted,
+        ErrorReason::LimitReached,
+    );
+    let graph = token(&worker, "contoso", Resource::Graph).await;
+    graph.expect("it is in memory");
+    held.release();
+    for called in callers.join_all().await {
+        called.expect("it has waited");
+    }
+    let exchange = token(&worker, "contoso", Resource::Exchange).await;
+    exchange.expect("the places are free again");
 }
 
 #[tokio::test]

@@ -55,8 +55,12 @@ class Broker:
         identity: pki.Identity,
         authority: str,
         kek: str | None = None,
+        limits: str = "",
+        log: str = "trace",
     ):
-        """`kek` is what stands in the section of that name, if it is not a file of its own."""
+        """`kek` and `limits` are what stands in the sections of that name; a key file, if there is no
+        `kek`. `log` is by default what any library could say, so that the search for secrets covers it.
+        """
         self.directory = directory
         self.data = directory / "data"
         self.data.mkdir(mode=0o700)
@@ -71,6 +75,8 @@ class Broker:
             file.write_bytes(base64.b64encode(secrets.token_bytes(32)))
             kek = f'file = "{file}"'
         self._kek = kek
+        self._limits = limits
+        self._log = log
         (directory / "policy.toml").write_text(POLICY)
         (directory / "broker.toml").write_text(self._config(identity, authority))
 
@@ -188,10 +194,12 @@ extra_ca_file = "{self._ca.file}"
 authority_url = "{authority}"
 graph_url = "{authority}/graph"
 
+[server.limits]
+{self._limits}
+
 [log]
 format = "json"
-# What any library could say, so that the search for secrets covers it.
-filter = "trace"
+filter = "{self._log}"
 """
 
 
