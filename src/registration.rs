@@ -1,4 +1,4 @@
-//! Registering, rotating and revoking: every credential is proven by a real token before anything is
+//! Registering, rotating, suspending and revoking: every credential is proven by a real token before anything is
 //! stored, and every change is forgotten by the token cache before it is answered.
 
 use std::{
@@ -23,6 +23,10 @@ use crate::{
     },
     vault::{self, NewOrganization, RequestMark, Vault, shred::OldCopies},
 };
+
+mod suspension;
+
+pub use suspension::Proof;
 
 /// A credential that ends within this time is warned about.
 const EXPIRES_SOON: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -398,11 +402,15 @@ impl Registrar {
         mark: &RequestMark,
         outcome: Result<Organization, vault::Error>,
     ) -> Result<Organization, Error> {
-        use vault::Error::{AlreadyExists, RevisionConflict, Revoked};
+        use vault::Error::{AlreadyExists, NotSuspended, RevisionConflict, Revoked, Suspended};
         match outcome {
-            Err(lost @ (AlreadyExists | RevisionConflict { .. } | Revoked(_))) => {
-                Ok(self.vault.replay(id, mark).await?.ok_or(lost)?)
-            }
+            Err(
+                lost @ (AlreadyExists
+                | RevisionConflict { .. }
+                | Revoked(_)
+                | Suspended(_)
+                | NotSuspended),
+            ) => Ok(self.vault.replay(id, mark).await?.ok_or(lost)?),
             outcome => Ok(outcome?),
         }
     }
@@ -445,8 +453,8 @@ impl Registrar {
         Ok(Token::new(grant, asked_at, audience, organization, jitter))
     }
 
-    /// Keeps the token, unless the organization was revoked in between: the answer may be that to an
-    /// earlier request.
+    /// Keeps the token, unless the organization is suspended, or was revoked in between: the answer may
+    /// be that to an earlier request.
     fn keep(&self, landing: &Landing, organization: &Organization, proof: Token) {
         if organization.state == State::Active {
             let key = TokenKey {

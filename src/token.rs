@@ -100,6 +100,9 @@ pub enum Error {
     /// The organization was revoked.
     #[error("the organization was revoked")]
     Revoked(SystemTime),
+    /// The organization is suspended.
+    #[error("the organization is suspended")]
+    Suspended(SystemTime),
     /// SharePoint was asked for, and there is only a client secret.
     #[error("SharePoint refuses app-only tokens obtained with a client secret")]
     CertificateRequired,
@@ -191,9 +194,11 @@ impl Error {
         match self {
             Self::Entra(error) => !matches!(error, entra::Error::Rejected(_)),
             Self::Vault(_) | Self::Full | Self::Interrupted | Self::HostUnknown => true,
-            Self::NotFound | Self::Revoked(_) | Self::CertificateRequired | Self::HostNotListed => {
-                false
-            }
+            Self::NotFound
+            | Self::Revoked(_)
+            | Self::Suspended(_)
+            | Self::CertificateRequired
+            | Self::HostNotListed => false,
         }
     }
 }

@@ -1,12 +1,16 @@
 //! `org`: organizations and their credentials.
 
+mod suspension;
 mod view;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use uuid::Uuid;
 
-use self::view::{OrganizationView, WarningView};
+use self::{
+    suspension::{ResumeArguments, SuspendArguments},
+    view::{OrganizationView, WarningView},
+};
 use super::{
     Console, Options, Output, connection, credential::CredentialArguments, error::Error,
     kek::KekView, name::CloudName,
@@ -37,6 +41,10 @@ pub enum OrganizationCommand {
     },
     /// Replace the credential; the new one must get a token from Entra first.
     Rotate(Box<RotateArguments>),
+    /// Suspend an organization: it gets no tokens until it is resumed; its credential stays.
+    Suspend(SuspendArguments),
+    /// Have a suspended organization get tokens again.
+    Resume(ResumeArguments),
     /// Revoke an organization for good.
     Revoke(RevokeArguments),
 }
@@ -170,6 +178,12 @@ pub(super) async fn run(
             }
         }
         OrganizationCommand::Rotate(arguments) => rotate(options, *arguments, console).await,
+        OrganizationCommand::Suspend(arguments) => {
+            suspension::suspend(options, arguments, console).await
+        }
+        OrganizationCommand::Resume(arguments) => {
+            suspension::resume(options, arguments, console).await
+        }
         OrganizationCommand::Revoke(arguments) => revoke(options, arguments, console).await,
     }
 }

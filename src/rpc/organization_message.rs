@@ -21,10 +21,15 @@ pub(super) fn kek_to_destroy(retired: &Retired, vault: &Vault) -> admin::KekToDe
 
 impl From<Organization> for admin::Organization {
     fn from(organization: Organization) -> Self {
-        let (state, revoke_time) = match organization.state {
-            State::Active => (admin::OrganizationState::Active, None),
-            State::Revoked(at) => (admin::OrganizationState::Revoked, Some(at.into())),
+        use admin::OrganizationState as Told;
+        let (state, revoke_time, suspension) = match organization.state {
+            State::Active => (Told::Active, None, None),
+            State::Suspended(suspension) => (Told::Suspended, None, Some(suspension)),
+            State::Revoked(at) => (Told::Revoked, Some(at.into()), None),
         };
+        let (suspend_time, suspend_reason) = suspension
+            .map(|suspension| (Some(suspension.at.into()), suspension.reason))
+            .unwrap_or_default();
         let cloud = match organization.cloud {
             Cloud::Global => admin::Cloud::Global,
             Cloud::UsGov => admin::Cloud::UsGov,
@@ -50,6 +55,8 @@ impl From<Organization> for admin::Organization {
             create_time: Some(organization.create_time.into()),
             update_time: Some(organization.update_time.into()),
             revoke_time,
+            suspend_time,
+            suspend_reason,
         }
     }
 }

@@ -17,8 +17,9 @@ use crate::{
         admin::v1::{
             Credential, GetOrganizationRequest, GetOrganizationResponse, ListOrganizationsRequest,
             ListOrganizationsResponse, RegisterOrganizationRequest, RegisterOrganizationResponse,
-            RevokeOrganizationRequest, RevokeOrganizationResponse, RotateCredentialRequest,
-            RotateCredentialResponse, organization_service_server,
+            ResumeOrganizationRequest, ResumeOrganizationResponse, RevokeOrganizationRequest,
+            RevokeOrganizationResponse, RotateCredentialRequest, RotateCredentialResponse,
+            SuspendOrganizationRequest, SuspendOrganizationResponse, organization_service_server,
         },
         v1::ErrorReason as Reason,
     },
@@ -29,6 +30,7 @@ use crate::{
 mod changing;
 mod reading;
 mod registering;
+mod suspending;
 
 /// Messages that are about an organization.
 pub(super) trait Names {
@@ -91,6 +93,22 @@ impl organization_service_server::OrganizationService for OrganizationService {
         request: Request<RevokeOrganizationRequest>,
     ) -> Result<Response<RevokeOrganizationResponse>, Status> {
         self.recorded("RevokeOrganization", request, Self::revoke)
+            .await
+    }
+
+    async fn suspend_organization(
+        &self,
+        request: Request<SuspendOrganizationRequest>,
+    ) -> Result<Response<SuspendOrganizationResponse>, Status> {
+        self.recorded("SuspendOrganization", request, Self::suspend)
+            .await
+    }
+
+    async fn resume_organization(
+        &self,
+        request: Request<ResumeOrganizationRequest>,
+    ) -> Result<Response<ResumeOrganizationResponse>, Status> {
+        self.recorded("ResumeOrganization", request, Self::resume)
             .await
     }
 }
@@ -195,9 +213,9 @@ macro_rules! names {
 }
 names! {
     itself: RegisterOrganizationRequest, GetOrganizationRequest, RotateCredentialRequest,
-        RevokeOrganizationRequest;
+        RevokeOrganizationRequest, SuspendOrganizationRequest, ResumeOrganizationRequest;
     answer: RegisterOrganizationResponse, GetOrganizationResponse, RotateCredentialResponse,
-        RevokeOrganizationResponse
+        RevokeOrganizationResponse, SuspendOrganizationResponse, ResumeOrganizationResponse
 }
 
 impl Names for ListOrganizationsRequest {
