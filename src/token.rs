@@ -23,6 +23,8 @@
 //! - A failure (`failure.rs`) is remembered: who asks too early is answered from memory.
 //! - An API's refusal of a token is decided on once for all workers ([`report`]).
 //!
+//! - Who was handed which token until when is known ([`exposure`]) as long as the token lives.
+//!
 //! # What makes a revocation final
 //! Each organization has an *epoch*. Rotating and forgetting raise it, and a flight that lands in
 //! another epoch than it began in is thrown away and flown again: it reads the vault anew, and so
@@ -46,6 +48,7 @@ use crate::{
 };
 
 pub mod cache;
+pub mod exposure;
 mod failure;
 mod flight;
 pub mod holders;

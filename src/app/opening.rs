@@ -169,6 +169,12 @@ impl Opening {
         let counted = engine.tokens.clone();
         self.metrics
             .gauge("tokens", "Tokens in memory", move || counted.len());
+        let out = self.records.hand_outs();
+        self.metrics.gauge(
+            "outstanding_tokens",
+            "Pairs of a token that has not ended and a caller who was given it since the broker was started",
+            move || out.len(),
+        );
         let waiting = vault.clone();
         self.metrics.gauge(
             "keks_to_destroy",
@@ -199,6 +205,8 @@ impl Opening {
                 policy: self.policy.clone(),
                 vault,
                 registrar: engine.registrar(&self.upstream, self.clock, &self.tasks),
+                hand_outs: self.records.hand_outs(),
+                clock: self.clock,
                 audit: self.audit.clone(),
                 metrics: self.metrics.clone(),
                 call_timeout: limits.call_timeout(),

@@ -1,5 +1,6 @@
 //! `org`: organizations and their credentials.
 
+mod exposure;
 mod suspension;
 mod view;
 
@@ -8,6 +9,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use self::{
+    exposure::ExposureView,
     suspension::{ResumeArguments, SuspendArguments},
     view::{OrganizationView, WarningView},
 };
@@ -152,6 +154,9 @@ struct Change {
     /// With `revoke --shred`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     keks_to_destroy: Vec<KekView>,
+    /// With `suspend` and `revoke`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outstanding_tokens: Option<ExposureView>,
 }
 
 #[derive(Serialize)]
@@ -318,6 +323,7 @@ async fn revoke(
             .into_iter()
             .map(KekView::from)
             .collect(),
+        outstanding_tokens: response.outstanding_tokens.map(ExposureView::from),
     };
     write(options, &change, console)?;
     if arguments.shred {
@@ -357,12 +363,22 @@ fn complete(organization: Option<Organization>) -> Result<Organization, Error> {
 /// Writes a change as it was asked for.
 fn write(options: &Options, change: &Change, console: &mut Console<'_>) -> Result<(), Error> {
     match options.output {
-        Output::Json => console.json(change),
+        Output::Json => console.json(change)?,
         Output::Table | Output::Token => {
             let table = change.organization.table();
-            table.write(console.out).map_err(Error::Io)
+            table.write(console.out).map_err(Error::Io)?;
         }
     }
+    let Some(exposure) = &change.outstanding_tokens else {
+        return Ok(());
+    };
+    if options.output != Output::Json {
+        exposure.write(console)?;
+    }
+    for note in exposure.notes() {
+        console.remark("note", &note)?;
+    }
+    Ok(())
 }
 
 /// Writes what a change led to.
@@ -378,6 +394,7 @@ fn report(
         warnings: warnings.into_iter().map(WarningView::from).collect(),
         validate_only,
         keks_to_destroy: Vec::new(),
+        outstanding_tokens: None,
     };
     write(options, &change, console)?;
     for warning in &change.warnings {

@@ -1,11 +1,16 @@
 //! Organizations and warnings on their way out.
 
 use crate::{
+    clock::Clock,
     credential::{CredentialInfo, CredentialKind},
     hex::Hex,
-    organization::{Cloud, Organization, State},
-    pb::admin::v1::{self as admin, WarningReason},
+    organization::{Cloud, Organization, Resource, State},
+    pb::{
+        admin::v1::{self as admin, WarningReason},
+        v1,
+    },
     registration::Warning,
+    token::exposure::{Exposure, Holder},
     vault::{Vault, shred::Retired},
 };
 
@@ -16,6 +21,37 @@ pub(super) fn kek_to_destroy(retired: &Retired, vault: &Vault) -> admin::KekToDe
         kek_id: retired.kek_id.as_str().to_owned(),
         organizations: retired.organizations,
         since: retired.since.map(Into::into),
+    }
+}
+
+/// Holders that are told of at most; the rest is counted.
+const HOLDERS_MAX: usize = 200;
+
+/// What is out there of an organization.
+pub(super) fn outstanding(exposure: Exposure, clock: Clock) -> admin::OutstandingTokens {
+    let truncated = exposure.holders.len() > HOLDERS_MAX || exposure.unnamed > 0;
+    let holder = |holder: Holder| {
+        let (resource, host) = match holder.resource {
+            Resource::Graph => (v1::Resource::Graph, None),
+            Resource::Exchange => (v1::Resource::Exchange, None),
+            Resource::SharePoint(host) => (v1::Resource::Sharepoint, host),
+            Resource::AzureAdGraph => (v1::Resource::AzureAdGraph, None),
+        };
+        admin::TokenHolder {
+            resource: resource.into(),
+            sharepoint_host: host.unwrap_or_default(),
+            caller: holder.caller.to_string(),
+            count: holder.count,
+            last_expire_time: Some(clock.wall(holder.ends_at).into()),
+        }
+    };
+    let holders = exposure.holders.into_iter().take(HOLDERS_MAX);
+    admin::OutstandingTokens {
+        count: exposure.count,
+        last_expire_time: exposure.ends_at.map(|end| clock.wall(end).into()),
+        holders: holders.map(holder).collect(),
+        truncated,
+        since: Some(clock.wall(exposure.since).into()),
     }
 }
 

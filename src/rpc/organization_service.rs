@@ -6,24 +6,30 @@ use spiffe::SpiffeId;
 use tonic::{Request, Response, Status, async_trait};
 use zeroize::Zeroizing;
 
-use super::{deny, fields::Fields, listener::Peer, peer_of, status, within};
+use super::{
+    deny, fields::Fields, listener::Peer, organization_message::outstanding, peer_of, status,
+    within,
+};
 use crate::{
     audit::{Audit, Outcome, Record},
     authz::{Action, Caller, Policy},
+    clock::Clock,
     credential,
     metrics::Metrics,
     organization::OrganizationId,
     pb::{
         admin::v1::{
             Credential, GetOrganizationRequest, GetOrganizationResponse, ListOrganizationsRequest,
-            ListOrganizationsResponse, RegisterOrganizationRequest, RegisterOrganizationResponse,
-            ResumeOrganizationRequest, ResumeOrganizationResponse, RevokeOrganizationRequest,
-            RevokeOrganizationResponse, RotateCredentialRequest, RotateCredentialResponse,
-            SuspendOrganizationRequest, SuspendOrganizationResponse, organization_service_server,
+            ListOrganizationsResponse, OutstandingTokens, RegisterOrganizationRequest,
+            RegisterOrganizationResponse, ResumeOrganizationRequest, ResumeOrganizationResponse,
+            RevokeOrganizationRequest, RevokeOrganizationResponse, RotateCredentialRequest,
+            RotateCredentialResponse, SuspendOrganizationRequest, SuspendOrganizationResponse,
+            organization_service_server,
         },
         v1::ErrorReason as Reason,
     },
     registration::{self, Mode, Registrar},
+    token::exposure::HandOuts,
     vault::{RequestMark, Vault},
 };
 
@@ -47,6 +53,10 @@ pub struct OrganizationService {
     pub vault: Arc<Vault>,
     /// Changes it.
     pub registrar: Registrar,
+    /// What is out there.
+    pub hand_outs: Arc<HandOuts>,
+    /// Tells when it ends.
+    pub clock: Clock,
     /// Where calls are recorded.
     pub audit: Audit,
     /// Where they are counted.
@@ -175,6 +185,11 @@ impl OrganizationService {
     fn mark(&self, request_id: String, request: &impl prost::Message) -> RequestMark {
         let content = Zeroizing::new(request.encode_to_vec());
         self.vault.mark(&request_id, &content)
+    }
+
+    /// What is out there of an organization that gets no more.
+    fn outstanding(&self, id: &OrganizationId) -> OutstandingTokens {
+        outstanding(self.hand_outs.of(id), self.clock)
     }
 
     fn allow(&self, caller: &SpiffeId, action: Action, id: &OrganizationId) -> Result<(), Status> {

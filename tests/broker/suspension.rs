@@ -1,7 +1,7 @@
 //! A suspended organization gets no token until it is resumed, and keeps its credential.
 
 use kodo_broker::pb::{
-    admin::v1::{Organization, OrganizationState},
+    admin::v1::{Organization, OrganizationState, OutstandingTokens, TokenHolder},
     v1::{ErrorReason, Resource},
 };
 use tonic::{Code, Status};
@@ -236,9 +236,10 @@ async fn a_repeated_request_is_answered_again_and_not_done_again() {
     let mut admin = fixture.admin();
     let suspension = request::suspend("contoso", 1);
     let answer = admin.suspend_organization(suspension.clone()).await;
-    let suspended = answer.expect("suspends").into_inner();
+    let suspended = answer.expect("suspends").into_inner().organization;
     let again = admin.suspend_organization(suspension.clone()).await;
-    assert_eq!(again.expect("is answered").into_inner(), suspended);
+    let again = again.expect("is answered").into_inner().organization;
+    assert_eq!(again, suspended);
     let resumption = request::resume("contoso", 2);
     let answer = admin.resume_organization(resumption.clone()).await;
     let resumed = answer.expect("resumes").into_inner();
@@ -302,4 +303,116 @@ async fn a_rotation_under_way_does_not_resume_it() {
     suspended.expect("suspends");
     assert_refused(rotated, Code::Aborted, ErrorReason::RevisionConflict);
     assert_gets_nothing(&fixture).await;
+}
+
+/// Each holder as the last word of its id, resource, host and count.
+fn holders(outstanding: &OutstandingTokens) -> Vec<(String, Resource, String, u64)> {
+    let row = |holder: &TokenHolder| {
+        let name = holder.caller.trim_start_matches("spiffe://kodo.test/");
+        let host = holder.sharepoint_host.clone();
+        (name.to_owned(), holder.resource(), host, holder.count)
+    };
+    let mut rows: Vec<_> = outstanding.holders.iter().map(row).collect();
+    rows.sort_by_key(|(name, resource, ..)| (name.clone(), *resource as i32));
+    rows
+}
+
+#[tokio::test]
+async fn the_answer_tells_who_holds_what_until_when() {
+    let fixture = Setup::new().policy(many_workers()).start().await;
+    fixture
+        .register("contoso", CONTOSO, request::certificate())
+        .await;
+    fixture
+        .register("another", CONTOSO, request::certificate())
+        .await;
+    let (one, two) = (fixture.tokens("worker/one"), fixture.tokens("worker/two"));
+    let mut last = None;
+    for worker in [&one, &two, &one] {
+        let given = token(worker, "contoso", Resource::Graph).await;
+        let given = given.expect("a token");
+        last = last.max(given.expire_time.map(|end| end.seconds));
+        // Its successor is one more.
+        let report = request::report("contoso", Resource::Graph, &given.fingerprint, 401);
+        let reported = worker.clone().report_token(report).await;
+        reported.expect("a verdict");
+    }
+    let mut request = request::token("contoso", Resource::Sharepoint);
+    request.sharepoint_host = "contoso.sharepoint.com".into();
+    for _ in 0..5 {
+        let given = two.clone().get_token(request.clone()).await;
+        let given = given.expect("a token").into_inner();
+        last = last.max(given.expire_time.map(|end| end.seconds));
+    }
+    let watch = request::watch("contoso", Resource::Exchange);
+    let stream = one.clone().watch_token(watch).await;
+    let mut stream = stream.expect("a stream").into_inner();
+    let given = stream.message().await.expect("a token").expect("a token");
+    let end = given.token.and_then(|token| token.expire_time);
+    last = last.max(end.map(|end| end.seconds));
+    token(&one, "another", Resource::Graph)
+        .await
+        .expect("a token");
+    let suspension = request::suspend("contoso", 1);
+    let answer = fixture.admin().suspend_organization(suspension).await;
+    let told = answer.expect("suspends").into_inner().outstanding_tokens;
+    let told = told.expect("always set");
+    let sharepoint = "contoso.sharepoint.com".to_owned();
+    let none = String::new;
+    // The first token was reported, and the second a moment later, too early to be replaced.
+    assert_eq!(
+        holders(&told),
+        [
+            ("worker/one".into(), Resource::Graph, none(), 2),
+            ("worker/one".into(), Resource::Exchange, none(), 1),
+            ("worker/two".into(), Resource::Graph, none(), 1),
+            ("worker/two".into(), Resource::Sharepoint, sharepoint, 1),
+        ]
+    );
+    assert_eq!((told.count, told.truncated), (5, false));
+    let end = told.last_expire_time.expect("some are out there").seconds;
+    let last = last.expect("always set");
+    assert!((last..=last + 2).contains(&end), "{end} {last}");
+    assert!(told.since.is_some());
+    // A revocation tells the same, also of one that is suspended.
+    let revocation = request::revoke("contoso", 2);
+    let answer = fixture.admin().revoke_organization(revocation).await;
+    let again = answer.expect("revokes").into_inner().outstanding_tokens;
+    assert_eq!(holders(&again.expect("always set")), holders(&told));
+}
+
+/// A worker who is no more than one of very many.
+fn many_workers() -> String {
+    r#"
+        [[grant]]
+        callers = ["spiffe://kodo.test/worker/*"]
+        actions = ["get_token"]
+        organizations = ["*"]
+        resources = ["graph", "exchange", "sharepoint"]
+        [[grant]]
+        callers = ["spiffe://kodo.test/admin"]
+        actions = ["register", "get", "suspend", "revoke"]
+        organizations = ["*"]
+    "#
+    .into()
+}
+
+#[tokio::test]
+async fn of_very_many_holders_some_are_told_and_all_are_counted() {
+    const WORKERS: u64 = 220;
+    let fixture = Setup::new().policy(many_workers()).start().await;
+    fixture
+        .register("contoso", CONTOSO, request::secret(SECRET))
+        .await;
+    for number in 0..WORKERS {
+        let worker = fixture.tokens(&format!("worker/{number}"));
+        let given = token(&worker, "contoso", Resource::Graph).await;
+        given.expect("a token");
+    }
+    let suspension = request::suspend("contoso", 1);
+    let answer = fixture.admin().suspend_organization(suspension).await;
+    let told = answer.expect("suspends").into_inner().outstanding_tokens;
+    let told = told.expect("always set");
+    assert_eq!((told.holders.len(), told.count), (200, WORKERS));
+    assert!(told.truncated);
 }

@@ -2,7 +2,9 @@
 
 use clap::Args;
 
-use super::{RequestArguments, again, current, operator, report};
+use super::{
+    Change, ExposureView, RequestArguments, again, complete, current, operator, report, write,
+};
 use crate::{
     cli::{Console, Options, error::Error},
     pb::admin::v1::{ResumeOrganizationRequest, SuspendOrganizationRequest},
@@ -61,7 +63,14 @@ pub(super) async fn suspend(
     let response = response
         .await
         .map_err(|error| Error::from(error).or_again(&again))?;
-    report(options, response.organization, Vec::new(), false, console)
+    let change = Change {
+        organization: complete(response.organization)?.into(),
+        warnings: Vec::new(),
+        validate_only: false,
+        keks_to_destroy: Vec::new(),
+        outstanding_tokens: response.outstanding_tokens.map(ExposureView::from),
+    };
+    write(options, &change, console)
 }
 
 pub(super) async fn resume(

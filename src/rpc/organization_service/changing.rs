@@ -72,7 +72,7 @@ impl OrganizationService {
         let mode = Mode::Store;
         let old_copies = old_copies(request.shred);
         let by = by(caller, mark, mode);
-        let work = self.registrar.revoke(id, revision, old_copies, by);
+        let work = self.registrar.revoke(id.clone(), revision, old_copies, by);
         let organization = within(self.call_timeout, Reason::StoreUnavailable, work).await??;
         let keks_to_destroy = match old_copies {
             OldCopies::Leave => Vec::new(),
@@ -81,6 +81,7 @@ impl OrganizationService {
         Ok(RevokeOrganizationResponse {
             organization: Some(organization.into()),
             keks_to_destroy,
+            outstanding_tokens: Some(self.outstanding(&id)),
         })
     }
 

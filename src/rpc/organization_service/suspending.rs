@@ -38,10 +38,11 @@ impl OrganizationService {
         };
         self.allow(caller, Action::Suspend, &id)?;
         let by = by(caller, mark, Mode::Store);
-        let work = self.registrar.suspend(id, revision, reason, by);
+        let work = self.registrar.suspend(id.clone(), revision, reason, by);
         let organization = within(self.call_timeout, Reason::StoreUnavailable, work).await??;
         Ok(SuspendOrganizationResponse {
             organization: Some(organization.into()),
+            outstanding_tokens: Some(self.outstanding(&id)),
         })
     }
 
