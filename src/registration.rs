@@ -20,6 +20,7 @@ use crate::{
     token::{
         Token, TokenKey,
         cache::{Landing, TokenCache},
+        delivery::{Deliveries, Stuck},
     },
     vault::{self, NewOrganization, RequestMark, Vault, shred::OldCopies},
 };
@@ -42,6 +43,7 @@ pub struct Registrar {
     vault: Arc<Vault>,
     entra: Arc<dyn TokenEndpoint>,
     tokens: TokenCache,
+    deliveries: Deliveries,
     clock: Clock,
     /// Changes under way, waited for when the broker stops.
     changes: TaskTracker,
@@ -132,6 +134,11 @@ pub enum Error {
     /// The vault refuses, or its store failed: then it is open whether the change was made.
     #[error(transparent)]
     Vault(#[from] vault::Error),
+    /// The change was made, and yet a token of before may get out.
+    #[error(
+        "the change was made, but {0}, so that a token may get out that was found before; ask again"
+    )]
+    Stuck(#[from] Stuck),
     /// The change ended without an outcome: the broker stops.
     #[error("the change was interrupted; read the organization to see whether it was made")]
     Interrupted,
@@ -144,6 +151,7 @@ impl Registrar {
         vault: Arc<Vault>,
         entra: Arc<dyn TokenEndpoint>,
         tokens: TokenCache,
+        deliveries: Deliveries,
         clock: Clock,
         changes: TaskTracker,
     ) -> Self {
@@ -151,6 +159,7 @@ impl Registrar {
             vault,
             entra,
             tokens,
+            deliveries,
             clock,
             changes,
             runtime: Handle::current(),
@@ -313,7 +322,7 @@ impl Registrar {
         if let Some(done) = self.replayed(id, &credential, &mark, mode).await? {
             // The first attempt may be about to.
             if old_tokens == OldTokens::Forget {
-                self.tokens.forget(id);
+                self.take_back(id).await?;
             }
             return Ok(done);
         }
@@ -335,7 +344,7 @@ impl Registrar {
             if old_tokens == OldTokens::Forget {
                 // Whatever came of it: the store may have failed after the change, and where the same
                 // request was quicker, this one may answer first.
-                self.tokens.forget(id);
+                self.take_back(id).await?;
             }
             organization = self.unless_repeated(id, &mark, stored).await?;
             if old_tokens == OldTokens::Serve {
@@ -372,8 +381,15 @@ impl Registrar {
                 self.unless_repeated(id, &mark, stored).await?
             }
         };
-        self.tokens.forget(id);
+        self.take_back(id).await?;
         Ok(organization)
+    }
+
+    /// Has the cache forget an organization's tokens, and waits until those that calls have in their hands
+    /// are out, or cannot get out any more. To be called once no new one can be had.
+    async fn take_back(&self, id: &OrganizationId) -> Result<(), Stuck> {
+        self.tokens.forget(id);
+        self.deliveries.take_back().await
     }
 
     /// The answer to a request that was carried out before.

@@ -48,6 +48,7 @@ use crate::{
 };
 
 pub mod cache;
+pub mod delivery;
 pub mod exposure;
 mod failure;
 mod flight;

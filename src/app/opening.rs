@@ -33,6 +33,7 @@ use crate::{
         token_service::TokenService,
     },
     store::{self, Store},
+    token::delivery::Deliveries,
     vault::{self, Vault},
 };
 
@@ -47,6 +48,7 @@ pub(super) struct Opening {
     pub(super) policy: Arc<Policy>,
     pub(super) upstream: Upstream,
     pub(super) records: Arc<Records>,
+    pub(super) deliveries: Deliveries,
     pub(super) audit: Audit,
     pub(super) metrics: Arc<Metrics>,
     pub(super) tasks: TaskTracker,
@@ -185,6 +187,7 @@ impl Opening {
             tokens: TokenService {
                 policy: self.policy.clone(),
                 tokens: engine.tokens.clone(),
+                deliveries: self.deliveries.clone(),
                 clock: self.clock,
                 records: self.records.clone(),
                 metrics: self.metrics.clone(),
@@ -204,7 +207,12 @@ impl Opening {
             organizations: OrganizationService {
                 policy: self.policy.clone(),
                 vault,
-                registrar: engine.registrar(&self.upstream, self.clock, &self.tasks),
+                registrar: engine.registrar(
+                    &self.upstream,
+                    &self.deliveries,
+                    self.clock,
+                    &self.tasks,
+                ),
                 hand_outs: self.records.hand_outs(),
                 clock: self.clock,
                 audit: self.audit.clone(),

@@ -17,8 +17,8 @@ pub enum Proof {
 }
 
 impl Registrar {
-    /// Suspends an organization. Once this returns, the cache has none of its tokens, and no flight
-    /// under way will bring one.
+    /// Suspends an organization. Once this returns, no token of it leaves the broker: the cache has none, no
+    /// flight under way will bring one, and no call has one in its hands.
     ///
     /// # Errors
     /// As [`Self::register`].
@@ -73,7 +73,7 @@ impl Registrar {
         };
         // Whatever came of it: the store may have failed after the change, and where the same request was
         // quicker, this one may answer first. Tokens that are still good can be had again.
-        self.tokens.forget(id);
+        self.take_back(id).await?;
         self.unless_repeated(id, &mark, stored).await
     }
 

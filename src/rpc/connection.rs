@@ -36,9 +36,12 @@ use super::{
     seal::Seal,
     status,
     token_service::TokenService,
-    unary::Answer,
+    unary::{Answer, answer},
 };
-use crate::{audit::Audit, config::LimitsConfig, metrics::Metrics, pb::v1::ErrorReason};
+use crate::{
+    audit::Audit, config::LimitsConfig, metrics::Metrics, pb::v1::ErrorReason,
+    token::delivery::Deliveries,
+};
 
 /// How often a silent client is asked whether it is still there, and how long it has to answer.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -58,6 +61,7 @@ struct Inner {
     settled: CancellationToken,
     reflection: bool,
     audit: Audit,
+    deliveries: Deliveries,
     metrics: Arc<Metrics>,
     http2: http2::Builder<InTurn>,
     connection_age_max: Duration,
@@ -80,6 +84,7 @@ impl Door {
         reflection: bool,
         limits: &LimitsConfig,
         audit: Audit,
+        deliveries: Deliveries,
         metrics: Arc<Metrics>,
     ) -> Self {
         let mut http2 = http2::Builder::new(InTurn);
@@ -96,6 +101,7 @@ impl Door {
             settled: CancellationToken::new(),
             reflection,
             audit,
+            deliveries,
             metrics,
             http2,
             connection_age_max: limits.connection_age_max(),
@@ -139,6 +145,8 @@ impl Door {
         let inner = &self.0;
         inner.metrics.connections.inc();
         let _counted = Counted(&inner.metrics);
+        // Until the stream, which is dropped before, is closed.
+        let _open = inner.deliveries.open(peer.route().clone());
         let gate = Recorded {
             audit: inner.audit.clone(),
             peer: peer.clone(),
@@ -161,15 +169,17 @@ impl Door {
             () = stop.cancelled() => None,
             () = sleep(inner.connection_age_max) => None,
             () = idle(under_way) => None,
+            () = peer.route().broken() => return,
         };
         let ended = match ended {
             Some(ended) => ended,
             None => {
                 connection.as_mut().graceful_shutdown();
                 let finishing = poll_fn(|cx| turn(connection.as_mut(), &release, cx));
-                timeout(inner.call_timeout, finishing)
-                    .await
-                    .unwrap_or(Ok(()))
+                tokio::select! {
+                    ended = timeout(inner.call_timeout, finishing) => ended.unwrap_or(Ok(())),
+                    () = peer.route().broken() => return,
+                }
             }
         };
         if let Err(error) = ended {
@@ -232,7 +242,7 @@ where
         Ok(Ok(response)) => response,
         Err(_) => status::deadline_exceeded(ErrorReason::IdpUnreachable).into_http(),
     };
-    Ok(response.map(Answer::Other))
+    Ok(answer(response))
 }
 
 /// Counts an open connection.
@@ -252,7 +262,16 @@ struct Recorded {
 
 impl Gate for Recorded {
     fn open(&self) -> io::Result<()> {
-        self.audit.written_up_to(self.peer.recorded())
+        self.audit.written_up_to(self.peer.recorded())?;
+        // Asked last: the log may take a while.
+        if self.peer.route().is_broken() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        Ok(())
+    }
+
+    fn flushed(&self) {
+        self.peer.route().flushed();
     }
 }
 

@@ -19,7 +19,8 @@
 //! reader as without all this. A shutdown, which h2 asks for after its last frame, is no flush: it
 //! waits until everything has left.
 //!
-//! Before bytes leave, a gate is asked: that is where the audit log is written.
+//! Before bytes leave, a gate is asked: that is where the audit log is written. It is told, too, when
+//! all of them have.
 
 use std::{
     error::Error,
@@ -41,6 +42,9 @@ const KEPT_BYTES_MAX: usize = 4 * 1024;
 pub(super) trait Gate {
     /// Whether what was written so far may leave.
     fn open(&self) -> io::Result<()>;
+
+    /// Everything that was written so far has left.
+    fn flushed(&self);
 }
 
 /// The stream as h2 sees it.
@@ -172,6 +176,7 @@ impl<S: AsyncWrite + Unpin, G: Gate> Held<S, G> {
             ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
             self.unflushed = false;
         }
+        self.gate.flushed();
         Poll::Ready(Ok(()))
     }
 }

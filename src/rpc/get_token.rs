@@ -20,7 +20,7 @@ use super::{
     TOKEN_REQUEST_BYTES_MAX, deadline,
     listener::Peer,
     token_service::TokenService,
-    unary::{Answer, PREFIX_BYTES, read, response},
+    unary::{self, Answer, PREFIX_BYTES, read, response},
 };
 use crate::{
     clock::Clock,
@@ -53,8 +53,8 @@ pub(super) async fn answer(
         .hand_out(peer, request, deadline(&head.headers))
         .await;
     Ok(match token {
-        Ok(token) => response(encoded(&token, service.clock)),
-        Err(status) => status.into_http().map(Answer::Other),
+        Ok((token, delivery)) => response(encoded(&token, service.clock), delivery),
+        Err(status) => unary::answer(status.into_http()),
     })
 }
 

@@ -211,6 +211,13 @@ impl From<registration::Error> for Status {
         match error {
             registration::Error::Entra(error) => error.into(),
             registration::Error::Vault(error) => of_vault(&error),
+            // What a thread that serves can hang in is a write to the audit log.
+            registration::Error::Stuck(_) => retry(
+                Code::DeadlineExceeded,
+                Reason::AuditUnavailable,
+                error.to_string(),
+                RETRY,
+            ),
             registration::Error::Interrupted => shutting_down(),
         }
     }
