@@ -36,7 +36,9 @@ use crate::{
         records::Records,
         seal::Seal,
     },
-    store, telemetry, tls, vault,
+    store, telemetry, tls,
+    token::delivery::Deliveries,
+    vault,
 };
 
 mod engine;
@@ -136,7 +138,9 @@ impl Broker {
         let seal = Seal::new(records.clone(), metrics.clone());
         let reflection = config.server.reflection;
         let (audited, counted) = (audit.clone(), metrics.clone());
-        let door = Door::new(seal.clone(), reflection, limits, audited, counted);
+        let deliveries = Deliveries::default();
+        let out = deliveries.clone();
+        let door = Door::new(seal.clone(), reflection, limits, audited, out, counted);
         let (address, is_sealed) = (listeners.address, door.is_sealed());
         metrics.gauge("sealed", SEALED, move || is_sealed().into());
         let serving = Serving {
@@ -152,6 +156,7 @@ impl Broker {
             policy,
             upstream,
             records,
+            deliveries,
             audit,
             metrics,
             tasks: tasks.clone(),

@@ -31,6 +31,11 @@ pub enum Action {
     Rotate,
     /// Revoke organizations.
     Revoke,
+    /// Suspend organizations.
+    Suspend,
+    /// Resume organizations: an action of its own, so that whoever may stop one, as an alarm may, need
+    /// not be able to have it go on.
+    Resume,
     /// Back the store up and re-wrap its keys.
     ManageStore,
 }

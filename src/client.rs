@@ -98,8 +98,8 @@
 //! - While the broker cannot be reached, a token that is held is given until it ends, with less than
 //!   `min_remaining` if need be.
 //! - What the broker takes back is forgotten: with the errors `ORGANIZATION_REVOKED`,
-//!   `ORGANIZATION_NOT_FOUND`, `CALLER_NOT_AUTHORIZED` and `RESOURCE_NOT_ALLOWED`, and with a 401
-//!   that was reported.
+//!   `ORGANIZATION_SUSPENDED`, `ORGANIZATION_NOT_FOUND`, `CALLER_NOT_AUTHORIZED` and
+//!   `RESOURCE_NOT_ALLOWED`, and with a 401 that was reported.
 //!
 //! No `Debug` shows a token.
 

@@ -70,12 +70,23 @@ pub enum Resource {
 }
 
 /// Whether an organization gets tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
     /// It does.
     Active,
+    /// Not for the time being; its credential is kept.
+    Suspended(Suspension),
     /// It was revoked for good at this time.
     Revoked(SystemTime),
+}
+
+/// Why an organization gets no tokens for the time being.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Suspension {
+    /// Since when.
+    pub at: SystemTime,
+    /// The words of whoever suspended it.
+    pub reason: String,
 }
 
 /// A registered organization, without its secret.

@@ -1,4 +1,4 @@
-//! Registering, rotating and revoking: every credential is proven by a real token before anything is
+//! Registering, rotating, suspending and revoking: every credential is proven by a real token before anything is
 //! stored, and every change is forgotten by the token cache before it is answered.
 
 use std::{
@@ -20,9 +20,14 @@ use crate::{
     token::{
         Token, TokenKey,
         cache::{Landing, TokenCache},
+        delivery::{Deliveries, Stuck},
     },
     vault::{self, NewOrganization, RequestMark, Vault, shred::OldCopies},
 };
+
+mod suspension;
+
+pub use suspension::Proof;
 
 /// A credential that ends within this time is warned about.
 const EXPIRES_SOON: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -38,6 +43,7 @@ pub struct Registrar {
     vault: Arc<Vault>,
     entra: Arc<dyn TokenEndpoint>,
     tokens: TokenCache,
+    deliveries: Deliveries,
     clock: Clock,
     /// Changes under way, waited for when the broker stops.
     changes: TaskTracker,
@@ -128,6 +134,11 @@ pub enum Error {
     /// The vault refuses, or its store failed: then it is open whether the change was made.
     #[error(transparent)]
     Vault(#[from] vault::Error),
+    /// The change was made, and yet a token of before may get out.
+    #[error(
+        "the change was made, but {0}, so that a token may get out that was found before; ask again"
+    )]
+    Stuck(#[from] Stuck),
     /// The change ended without an outcome: the broker stops.
     #[error("the change was interrupted; read the organization to see whether it was made")]
     Interrupted,
@@ -140,6 +151,7 @@ impl Registrar {
         vault: Arc<Vault>,
         entra: Arc<dyn TokenEndpoint>,
         tokens: TokenCache,
+        deliveries: Deliveries,
         clock: Clock,
         changes: TaskTracker,
     ) -> Self {
@@ -147,6 +159,7 @@ impl Registrar {
             vault,
             entra,
             tokens,
+            deliveries,
             clock,
             changes,
             runtime: Handle::current(),
@@ -309,7 +322,7 @@ impl Registrar {
         if let Some(done) = self.replayed(id, &credential, &mark, mode).await? {
             // The first attempt may be about to.
             if old_tokens == OldTokens::Forget {
-                self.tokens.forget(id);
+                self.take_back(id).await?;
             }
             return Ok(done);
         }
@@ -331,7 +344,7 @@ impl Registrar {
             if old_tokens == OldTokens::Forget {
                 // Whatever came of it: the store may have failed after the change, and where the same
                 // request was quicker, this one may answer first.
-                self.tokens.forget(id);
+                self.take_back(id).await?;
             }
             organization = self.unless_repeated(id, &mark, stored).await?;
             if old_tokens == OldTokens::Serve {
@@ -368,8 +381,15 @@ impl Registrar {
                 self.unless_repeated(id, &mark, stored).await?
             }
         };
-        self.tokens.forget(id);
+        self.take_back(id).await?;
         Ok(organization)
+    }
+
+    /// Has the cache forget an organization's tokens, and waits until those that calls have in their hands
+    /// are out, or cannot get out any more. To be called once no new one can be had.
+    async fn take_back(&self, id: &OrganizationId) -> Result<(), Stuck> {
+        self.tokens.forget(id);
+        self.deliveries.take_back().await
     }
 
     /// The answer to a request that was carried out before.
@@ -398,11 +418,15 @@ impl Registrar {
         mark: &RequestMark,
         outcome: Result<Organization, vault::Error>,
     ) -> Result<Organization, Error> {
-        use vault::Error::{AlreadyExists, RevisionConflict, Revoked};
+        use vault::Error::{AlreadyExists, NotSuspended, RevisionConflict, Revoked, Suspended};
         match outcome {
-            Err(lost @ (AlreadyExists | RevisionConflict { .. } | Revoked(_))) => {
-                Ok(self.vault.replay(id, mark).await?.ok_or(lost)?)
-            }
+            Err(
+                lost @ (AlreadyExists
+                | RevisionConflict { .. }
+                | Revoked(_)
+                | Suspended(_)
+                | NotSuspended),
+            ) => Ok(self.vault.replay(id, mark).await?.ok_or(lost)?),
             outcome => Ok(outcome?),
         }
     }
@@ -445,8 +469,8 @@ impl Registrar {
         Ok(Token::new(grant, asked_at, audience, organization, jitter))
     }
 
-    /// Keeps the token, unless the organization was revoked in between: the answer may be that to an
-    /// earlier request.
+    /// Keeps the token, unless the organization is suspended, or was revoked in between: the answer may
+    /// be that to an earlier request.
     fn keep(&self, landing: &Landing, organization: &Organization, proof: Token) {
         if organization.state == State::Active {
             let key = TokenKey {

@@ -23,6 +23,8 @@
 //! - A failure (`failure.rs`) is remembered: who asks too early is answered from memory.
 //! - An API's refusal of a token is decided on once for all workers ([`report`]).
 //!
+//! - Who was handed which token until when is known ([`exposure`]) as long as the token lives.
+//!
 //! # What makes a revocation final
 //! Each organization has an *epoch*. Rotating and forgetting raise it, and a flight that lands in
 //! another epoch than it began in is thrown away and flown again: it reads the vault anew, and so
@@ -46,6 +48,8 @@ use crate::{
 };
 
 pub mod cache;
+pub mod delivery;
+pub mod exposure;
 mod failure;
 mod flight;
 pub mod holders;
@@ -100,6 +104,9 @@ pub enum Error {
     /// The organization was revoked.
     #[error("the organization was revoked")]
     Revoked(SystemTime),
+    /// The organization is suspended.
+    #[error("the organization is suspended")]
+    Suspended(SystemTime),
     /// SharePoint was asked for, and there is only a client secret.
     #[error("SharePoint refuses app-only tokens obtained with a client secret")]
     CertificateRequired,
@@ -191,9 +198,11 @@ impl Error {
         match self {
             Self::Entra(error) => !matches!(error, entra::Error::Rejected(_)),
             Self::Vault(_) | Self::Full | Self::Interrupted | Self::HostUnknown => true,
-            Self::NotFound | Self::Revoked(_) | Self::CertificateRequired | Self::HostNotListed => {
-                false
-            }
+            Self::NotFound
+            | Self::Revoked(_)
+            | Self::Suspended(_)
+            | Self::CertificateRequired
+            | Self::HostNotListed => false,
         }
     }
 }

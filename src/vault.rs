@@ -114,6 +114,12 @@ pub enum Error {
     /// The organization was revoked.
     #[error("the organization was revoked")]
     Revoked(SystemTime),
+    /// The organization is suspended.
+    #[error("the organization is suspended")]
+    Suspended(SystemTime),
+    /// The organization is not suspended.
+    #[error("the organization is not suspended")]
+    NotSuspended,
     /// The organization changed since the caller read it.
     #[error("the organization is at revision {current} by now")]
     RevisionConflict {

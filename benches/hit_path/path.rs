@@ -23,6 +23,7 @@ use kodo_broker::{
     store::memory::MemoryStore,
     token::{
         cache::{Limits, TokenCache},
+        delivery::Deliveries,
         mint::Mint,
     },
     vault::{NewOrganization, Vault},
@@ -161,6 +162,7 @@ async fn service(policy: Arc<Policy>) -> Result<TokenServiceServer<TokenService>
     Ok(TokenServiceServer::new(TokenService {
         policy,
         tokens,
+        deliveries: Deliveries::default(),
         clock,
         // What a record costs is a matter of the disk, too, and of digests, of which valgrind counts
         // more than a processor does.

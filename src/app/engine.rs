@@ -15,6 +15,7 @@ use crate::{
     registration::Registrar,
     token::{
         cache::{Limits, TokenCache},
+        delivery::Deliveries,
         mint::Mint,
     },
     vault::Vault,
@@ -101,11 +102,13 @@ impl Engine {
     pub(super) fn registrar(
         self,
         upstream: &Upstream,
+        deliveries: &Deliveries,
         clock: Clock,
         tasks: &TaskTracker,
     ) -> Registrar {
-        let (vault, tokens) = (self.vault, self.tokens);
-        Registrar::new(vault, upstream.entra.clone(), tokens, clock, tasks.clone())
+        let (vault, tokens, entra) = (self.vault, self.tokens, upstream.entra.clone());
+        let deliveries = deliveries.clone();
+        Registrar::new(vault, entra, tokens, deliveries, clock, tasks.clone())
     }
 }
 

@@ -134,7 +134,7 @@ async fn look(vault: &Vault) -> Result<Report, Error> {
         let page = vault.list(next, PAGE_MAX).await?;
         for organization in &page.organizations {
             report.organizations += 1;
-            report.revoked += u64::from(organization.state != State::Active);
+            report.revoked += u64::from(matches!(organization.state, State::Revoked(_)));
         }
         next = page.next;
         if next.is_none() {

@@ -33,6 +33,7 @@ use crate::{
         token_service::TokenService,
     },
     store::{self, Store},
+    token::delivery::Deliveries,
     vault::{self, Vault},
 };
 
@@ -47,6 +48,7 @@ pub(super) struct Opening {
     pub(super) policy: Arc<Policy>,
     pub(super) upstream: Upstream,
     pub(super) records: Arc<Records>,
+    pub(super) deliveries: Deliveries,
     pub(super) audit: Audit,
     pub(super) metrics: Arc<Metrics>,
     pub(super) tasks: TaskTracker,
@@ -169,6 +171,12 @@ impl Opening {
         let counted = engine.tokens.clone();
         self.metrics
             .gauge("tokens", "Tokens in memory", move || counted.len());
+        let out = self.records.hand_outs();
+        self.metrics.gauge(
+            "outstanding_tokens",
+            "Pairs of a token that has not ended and a caller who was given it since the broker was started",
+            move || out.len(),
+        );
         let waiting = vault.clone();
         self.metrics.gauge(
             "keks_to_destroy",
@@ -179,6 +187,7 @@ impl Opening {
             tokens: TokenService {
                 policy: self.policy.clone(),
                 tokens: engine.tokens.clone(),
+                deliveries: self.deliveries.clone(),
                 clock: self.clock,
                 records: self.records.clone(),
                 metrics: self.metrics.clone(),
@@ -199,7 +208,14 @@ impl Opening {
             organizations: OrganizationService {
                 policy: self.policy.clone(),
                 vault,
-                registrar: engine.registrar(&self.upstream, self.clock, &self.tasks),
+                registrar: engine.registrar(
+                    &self.upstream,
+                    &self.deliveries,
+                    self.clock,
+                    &self.tasks,
+                ),
+                hand_outs: self.records.hand_outs(),
+                clock: self.clock,
                 audit: self.audit.clone(),
                 metrics: self.metrics.clone(),
                 call_timeout: limits.call_timeout(),

@@ -4,13 +4,15 @@ mod oracle;
 
 const WORKER: &str = "spiffe://kodo.test/ns/kodo/sa/worker";
 const OPERATOR: &str = "spiffe://kodo.test/ns/kodo-admin/sa/operator";
-const ACTIONS: [Action; 6] = [
+const ACTIONS: [Action; 8] = [
     Action::GetToken,
     Action::Register,
     Action::Get,
     Action::List,
     Action::Rotate,
     Action::Revoke,
+    Action::Suspend,
+    Action::Resume,
 ];
 
 fn domain() -> TrustDomain {

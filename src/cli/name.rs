@@ -89,6 +89,16 @@ pub(super) fn state(value: i32) -> String {
     )
 }
 
+/// The word for a resource, as [`ResourceName`] has it.
+pub(super) fn resource(value: i32) -> String {
+    let resource = Resource::try_from(value).ok();
+    word(
+        value,
+        resource.map(|resource| resource.as_str_name()),
+        "RESOURCE_",
+    )
+}
+
 /// The word for the kind of a credential.
 pub(super) fn credential_kind(value: i32) -> String {
     let kind = CredentialKind::try_from(value).ok();
@@ -128,6 +138,14 @@ mod tests {
         for name in CloudName::value_variants() {
             let typed = name.to_possible_value().expect("a value that can be typed");
             assert_eq!(cloud(Cloud::from(*name).into()), typed.get_name());
+        }
+    }
+
+    #[test]
+    fn a_resource_is_shown_as_it_is_typed() {
+        for name in ResourceName::value_variants() {
+            let typed = name.to_possible_value().expect("a value that can be typed");
+            assert_eq!(resource(Resource::from(*name).into()), typed.get_name());
         }
     }
 

@@ -1,12 +1,18 @@
 //! `org`: organizations and their credentials.
 
+mod exposure;
+mod suspension;
 mod view;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use uuid::Uuid;
 
-use self::view::{OrganizationView, WarningView};
+use self::{
+    exposure::ExposureView,
+    suspension::{ResumeArguments, SuspendArguments},
+    view::{OrganizationView, WarningView},
+};
 use super::{
     Console, Options, Output, connection, credential::CredentialArguments, error::Error,
     kek::KekView, name::CloudName,
@@ -37,6 +43,10 @@ pub enum OrganizationCommand {
     },
     /// Replace the credential; the new one must get a token from Entra first.
     Rotate(Box<RotateArguments>),
+    /// Suspend an organization: it gets no tokens until it is resumed; its credential stays.
+    Suspend(SuspendArguments),
+    /// Have a suspended organization get tokens again.
+    Resume(ResumeArguments),
     /// Revoke an organization for good.
     Revoke(RevokeArguments),
 }
@@ -144,6 +154,9 @@ struct Change {
     /// With `revoke --shred`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     keks_to_destroy: Vec<KekView>,
+    /// With `suspend` and `revoke`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outstanding_tokens: Option<ExposureView>,
 }
 
 #[derive(Serialize)]
@@ -170,6 +183,12 @@ pub(super) async fn run(
             }
         }
         OrganizationCommand::Rotate(arguments) => rotate(options, *arguments, console).await,
+        OrganizationCommand::Suspend(arguments) => {
+            suspension::suspend(options, arguments, console).await
+        }
+        OrganizationCommand::Resume(arguments) => {
+            suspension::resume(options, arguments, console).await
+        }
         OrganizationCommand::Revoke(arguments) => revoke(options, arguments, console).await,
     }
 }
@@ -304,6 +323,7 @@ async fn revoke(
             .into_iter()
             .map(KekView::from)
             .collect(),
+        outstanding_tokens: response.outstanding_tokens.map(ExposureView::from),
     };
     write(options, &change, console)?;
     if arguments.shred {
@@ -343,12 +363,22 @@ fn complete(organization: Option<Organization>) -> Result<Organization, Error> {
 /// Writes a change as it was asked for.
 fn write(options: &Options, change: &Change, console: &mut Console<'_>) -> Result<(), Error> {
     match options.output {
-        Output::Json => console.json(change),
+        Output::Json => console.json(change)?,
         Output::Table | Output::Token => {
             let table = change.organization.table();
-            table.write(console.out).map_err(Error::Io)
+            table.write(console.out).map_err(Error::Io)?;
         }
     }
+    let Some(exposure) = &change.outstanding_tokens else {
+        return Ok(());
+    };
+    if options.output != Output::Json {
+        exposure.write(console)?;
+    }
+    for note in exposure.notes() {
+        console.remark("note", &note)?;
+    }
+    Ok(())
 }
 
 /// Writes what a change led to.
@@ -364,6 +394,7 @@ fn report(
         warnings: warnings.into_iter().map(WarningView::from).collect(),
         validate_only,
         keks_to_destroy: Vec::new(),
+        outstanding_tokens: None,
     };
     write(options, &change, console)?;
     for warning in &change.warnings {

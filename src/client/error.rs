@@ -162,6 +162,7 @@ impl Error {
             self.reason(),
             Some(
                 ErrorReason::OrganizationRevoked
+                    | ErrorReason::OrganizationSuspended
                     | ErrorReason::OrganizationNotFound
                     | ErrorReason::CallerNotAuthorized
                     | ErrorReason::ResourceNotAllowed

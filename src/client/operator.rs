@@ -7,13 +7,14 @@ use crate::pb::admin::v1::{
     BackUpStoreRequest, BackUpStoreResponse, GetOrganizationRequest, GetOrganizationResponse,
     GetStoreStatusRequest, GetStoreStatusResponse, ListOrganizationsRequest,
     ListOrganizationsResponse, RegisterOrganizationRequest, RegisterOrganizationResponse,
-    RevokeOrganizationRequest, RevokeOrganizationResponse, RewrapKeysRequest, RewrapKeysResponse,
-    RotateCredentialRequest, RotateCredentialResponse,
+    ResumeOrganizationRequest, ResumeOrganizationResponse, RevokeOrganizationRequest,
+    RevokeOrganizationResponse, RewrapKeysRequest, RewrapKeysResponse, RotateCredentialRequest,
+    RotateCredentialResponse, SuspendOrganizationRequest, SuspendOrganizationResponse,
     organization_service_client::OrganizationServiceClient,
     store_service_client::StoreServiceClient,
 };
 
-/// Registers, reads, rotates and revokes organizations. Cheap to clone: clones share the
+/// Registers, reads, rotates, suspends and revokes organizations. Cheap to clone: clones share the
 /// connection.
 ///
 /// ```no_run
@@ -131,6 +132,36 @@ impl Operator {
     ) -> Result<RevokeOrganizationResponse, Error> {
         self.call(request, async |mut service, request| {
             service.revoke_organization(request).await
+        })
+        .await
+    }
+
+    /// Suspends an organization until it is resumed.
+    ///
+    /// # Errors
+    ///
+    /// See [`Operator`].
+    pub async fn suspend(
+        &self,
+        request: SuspendOrganizationRequest,
+    ) -> Result<SuspendOrganizationResponse, Error> {
+        self.call(request, async |mut service, request| {
+            service.suspend_organization(request).await
+        })
+        .await
+    }
+
+    /// Ends the suspension of an organization.
+    ///
+    /// # Errors
+    ///
+    /// See [`Operator`].
+    pub async fn resume(
+        &self,
+        request: ResumeOrganizationRequest,
+    ) -> Result<ResumeOrganizationResponse, Error> {
+        self.call(request, async |mut service, request| {
+            service.resume_organization(request).await
         })
         .await
     }

@@ -35,10 +35,11 @@ use super::{
     seal::Seal,
     status,
     token_service::TokenService,
-    unary::Answer,
+    unary::{Answer, answer},
 };
 use crate::{
     audit::Audit, authz::Caller, config::LimitsConfig, metrics::Metrics, pb::v1::ErrorReason,
+    token::delivery::Deliveries,
 };
 
 /// How often a silent client is asked whether it is still there, and how long it has to answer.
@@ -65,6 +66,7 @@ struct Inner {
     settled: CancellationToken,
     reflection: bool,
     audit: Audit,
+    deliveries: Deliveries,
     metrics: Arc<Metrics>,
     streams_max: u32,
     connection_age_max: Duration,
@@ -92,6 +94,7 @@ impl Door {
         reflection: bool,
         limits: &LimitsConfig,
         audit: Audit,
+        deliveries: Deliveries,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self(Arc::new(Inner {
@@ -100,6 +103,7 @@ impl Door {
             settled: CancellationToken::new(),
             reflection,
             audit,
+            deliveries,
             metrics,
             streams_max: limits.streams_per_connection_max.get(),
             connection_idle_max: limits.connection_idle_max(),
@@ -145,6 +149,8 @@ impl Door {
         let inner = &self.0;
         inner.metrics.connections.inc();
         let _counted = Counted(&inner.metrics);
+        // Until the stream, which is dropped before, is closed.
+        let _open = inner.deliveries.open(peer.route().clone());
         let gate = Recorded {
             audit: inner.audit.clone(),
             peer: peer.clone(),
@@ -184,15 +190,17 @@ impl Door {
                 tracing::info!("closes a connection: the client does not take its answers");
                 None
             }
+            () = peer.route().broken() => return,
         };
         let ended = match ended {
             Some(ended) => ended,
             None => {
                 connection.as_mut().graceful_shutdown();
                 let finishing = poll_fn(|cx| turn(connection.as_mut(), &release, cx));
-                timeout(inner.call_timeout, finishing)
-                    .await
-                    .unwrap_or(Ok(()))
+                tokio::select! {
+                    ended = timeout(inner.call_timeout, finishing) => ended.unwrap_or(Ok(())),
+                    () = peer.route().broken() => return,
+                }
             }
         };
         if release.flooded() {
@@ -280,7 +288,7 @@ where
         Ok(Ok(response)) => response,
         Err(_) => status::deadline_exceeded(ErrorReason::IdpUnreachable).into_http(),
     };
-    Ok(response.map(Answer::Other))
+    Ok(answer(response))
 }
 
 /// Counts an open connection.
@@ -300,7 +308,16 @@ struct Recorded {
 
 impl Gate for Recorded {
     fn open(&self) -> io::Result<()> {
-        self.audit.written_up_to(self.peer.recorded())
+        self.audit.written_up_to(self.peer.recorded())?;
+        // Asked last: the log may take a while.
+        if self.peer.route().is_broken() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        Ok(())
+    }
+
+    fn flushed(&self) {
+        self.peer.route().flushed();
     }
 }
 

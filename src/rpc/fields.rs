@@ -88,6 +88,19 @@ impl Fields {
         Some(text)
     }
 
+    /// Why something is done, in the words of whoever does it.
+    pub(super) fn reason(&mut self, text: String) -> Option<String> {
+        let empty = text.trim().is_empty();
+        if empty || text.chars().count() > 200 || text.chars().any(char::is_control) {
+            self.refuse(
+                "reason",
+                "is required: at most 200 characters, none of them a control character",
+            );
+            return None;
+        }
+        Some(text)
+    }
+
     pub(super) fn cloud(&mut self, number: i32) -> Option<Cloud> {
         match admin::Cloud::try_from(number) {
             Ok(admin::Cloud::Global) => Some(Cloud::Global),

@@ -19,8 +19,8 @@
 //! reader as without all this. A shutdown, which h2 asks for after its last frame, is no flush: it
 //! waits until everything has left.
 //!
-//! Before bytes leave, a gate is asked: that is where the audit log is written. What comes in passes a
-//! meter, which breaks the connection of a client that floods.
+//! Before bytes leave, a gate is asked: that is where the audit log is written. It is told, too, when
+//! all of them have. What comes in passes a meter, which breaks the connection of a client that floods.
 
 use std::{
     error::Error,
@@ -44,6 +44,9 @@ const KEPT_BYTES_MAX: usize = 4 * 1024;
 pub(super) trait Gate {
     /// Whether what was written so far may leave.
     fn open(&self) -> io::Result<()>;
+
+    /// Everything that was written so far has left.
+    fn flushed(&self);
 }
 
 /// The stream as h2 sees it.
@@ -193,6 +196,7 @@ impl<S: AsyncWrite + Unpin, G: Gate> Held<S, G> {
             ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
             self.unflushed = false;
         }
+        self.gate.flushed();
         Poll::Ready(Ok(()))
     }
 }

@@ -19,7 +19,7 @@ use super::{
     request_body::RequestBody,
     status,
     token_service::{GET_TOKEN, TokenService},
-    unary::{Answer, PREFIX_BYTES, read, response},
+    unary::{self, Answer, PREFIX_BYTES, read, response},
 };
 use crate::{
     clock::Clock,
@@ -47,7 +47,7 @@ pub(super) async fn answer(
         Ok(read) => read,
         Err(status) => {
             service.metrics.called(GET_TOKEN, status::reason(&status));
-            return Ok(status.into_http().map(Answer::Other));
+            return Ok(unary::answer(status.into_http()));
         }
     };
     let message = read.message().filter(|_| usual);
@@ -58,8 +58,8 @@ pub(super) async fn answer(
         .hand_out(peer, request, deadline(&head.headers))
         .await;
     Ok(match token {
-        Ok(token) => response(encoded(&token, service.clock)),
-        Err(status) => status.into_http().map(Answer::Other),
+        Ok((token, delivery)) => response(encoded(&token, service.clock), delivery),
+        Err(status) => unary::answer(status.into_http()),
     })
 }
 

@@ -37,6 +37,7 @@ use crate::{
     audit::Place,
     authz::{Caller, Policy},
     config::LimitsConfig,
+    token::delivery::Route,
 };
 
 /// Pause after a failed accept: there are no file descriptors left, and asking again at once would
@@ -68,6 +69,8 @@ struct Known {
     identity: Result<Caller, Unidentified>,
     /// Up to where the audit log must be written before anything more leaves on the connection.
     recorded: AtomicU64,
+    /// Tokens on their way out.
+    route: Arc<Route>,
 }
 
 /// What the listener needs to know.
@@ -182,6 +185,7 @@ impl Peer {
         Self(Arc::new(Known {
             identity,
             recorded: AtomicU64::new(0),
+            route: Arc::default(),
         }))
     }
 
@@ -191,6 +195,12 @@ impl Peer {
     /// Why nobody knows.
     pub fn caller(&self) -> Result<&Caller, Unidentified> {
         self.0.identity.as_ref().map_err(|error| *error)
+    }
+
+    /// Tokens on their way out of the connection.
+    #[must_use]
+    pub fn route(&self) -> &Arc<Route> {
+        &self.0.route
     }
 
     /// Has everything that is written to the connection from now on wait for the audit log.

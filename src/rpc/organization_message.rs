@@ -1,11 +1,16 @@
 //! Organizations and warnings on their way out.
 
 use crate::{
+    clock::Clock,
     credential::{CredentialInfo, CredentialKind},
     hex::Hex,
-    organization::{Cloud, Organization, State},
-    pb::admin::v1::{self as admin, WarningReason},
+    organization::{Cloud, Organization, Resource, State},
+    pb::{
+        admin::v1::{self as admin, WarningReason},
+        v1,
+    },
     registration::Warning,
+    token::exposure::{Exposure, Holder},
     vault::{Vault, shred::Retired},
 };
 
@@ -19,12 +24,48 @@ pub(super) fn kek_to_destroy(retired: &Retired, vault: &Vault) -> admin::KekToDe
     }
 }
 
+/// Holders that are told of at most; the rest is counted.
+const HOLDERS_MAX: usize = 200;
+
+/// What is out there of an organization.
+pub(super) fn outstanding(exposure: Exposure, clock: Clock) -> admin::OutstandingTokens {
+    let truncated = exposure.holders.len() > HOLDERS_MAX || exposure.unnamed > 0;
+    let holder = |holder: Holder| {
+        let (resource, host) = match holder.resource {
+            Resource::Graph => (v1::Resource::Graph, None),
+            Resource::Exchange => (v1::Resource::Exchange, None),
+            Resource::SharePoint(host) => (v1::Resource::Sharepoint, host),
+            Resource::AzureAdGraph => (v1::Resource::AzureAdGraph, None),
+        };
+        admin::TokenHolder {
+            resource: resource.into(),
+            sharepoint_host: host.unwrap_or_default(),
+            caller: holder.caller.to_string(),
+            count: holder.count,
+            last_expire_time: Some(clock.wall(holder.ends_at).into()),
+        }
+    };
+    let holders = exposure.holders.into_iter().take(HOLDERS_MAX);
+    admin::OutstandingTokens {
+        count: exposure.count,
+        last_expire_time: exposure.ends_at.map(|end| clock.wall(end).into()),
+        holders: holders.map(holder).collect(),
+        truncated,
+        since: Some(clock.wall(exposure.since).into()),
+    }
+}
+
 impl From<Organization> for admin::Organization {
     fn from(organization: Organization) -> Self {
-        let (state, revoke_time) = match organization.state {
-            State::Active => (admin::OrganizationState::Active, None),
-            State::Revoked(at) => (admin::OrganizationState::Revoked, Some(at.into())),
+        use admin::OrganizationState as Told;
+        let (state, revoke_time, suspension) = match organization.state {
+            State::Active => (Told::Active, None, None),
+            State::Suspended(suspension) => (Told::Suspended, None, Some(suspension)),
+            State::Revoked(at) => (Told::Revoked, Some(at.into()), None),
         };
+        let (suspend_time, suspend_reason) = suspension
+            .map(|suspension| (Some(suspension.at.into()), suspension.reason))
+            .unwrap_or_default();
         let cloud = match organization.cloud {
             Cloud::Global => admin::Cloud::Global,
             Cloud::UsGov => admin::Cloud::UsGov,
@@ -50,6 +91,8 @@ impl From<Organization> for admin::Organization {
             create_time: Some(organization.create_time.into()),
             update_time: Some(organization.update_time.into()),
             revoke_time,
+            suspend_time,
+            suspend_reason,
         }
     }
 }

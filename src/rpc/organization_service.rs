@@ -1,42 +1,42 @@
 //! `OrganizationService`: what operators call.
 
-use std::{mem::take, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use spiffe::SpiffeId;
 use tonic::{Request, Response, Status, async_trait};
 use zeroize::Zeroizing;
 
 use super::{
-    deny,
-    fields::Fields,
-    listener::Peer,
-    organization_message::kek_to_destroy,
-    peer_of,
-    status::{self, organization_not_found},
+    deny, fields::Fields, listener::Peer, organization_message::outstanding, peer_of, status,
     within,
 };
 use crate::{
     audit::{Audit, Outcome, Record},
-    authz::{Action, Caller, Denied, Policy},
+    authz::{Action, Caller, Policy},
+    clock::Clock,
     credential,
-    hex::Hex,
     metrics::Metrics,
-    organization::{Organization, OrganizationId, TenantName},
+    organization::OrganizationId,
     pb::{
         admin::v1::{
-            Credential, GetOrganizationRequest, GetOrganizationResponse, KekToDestroy,
-            ListOrganizationsRequest, ListOrganizationsResponse, RegisterOrganizationRequest,
-            RegisterOrganizationResponse, RevokeOrganizationRequest, RevokeOrganizationResponse,
-            RotateCredentialRequest, RotateCredentialResponse, organization_service_server,
+            Credential, GetOrganizationRequest, GetOrganizationResponse, ListOrganizationsRequest,
+            ListOrganizationsResponse, OutstandingTokens, RegisterOrganizationRequest,
+            RegisterOrganizationResponse, ResumeOrganizationRequest, ResumeOrganizationResponse,
+            RevokeOrganizationRequest, RevokeOrganizationResponse, RotateCredentialRequest,
+            RotateCredentialResponse, SuspendOrganizationRequest, SuspendOrganizationResponse,
+            organization_service_server,
         },
         v1::ErrorReason as Reason,
     },
-    registration::{self, Mode, OldTokens, Registrar, Registration},
-    vault::{self, Page, RequestMark, Vault, shred::OldCopies},
+    registration::{self, Mode, Registrar},
+    token::exposure::HandOuts,
+    vault::{RequestMark, Vault},
 };
 
-/// Organizations that one call looks at for a page: most may be invisible to the caller.
-const LOOKED_AT_MAX: usize = 1000;
+mod changing;
+mod reading;
+mod registering;
+mod suspending;
 
 /// Messages that are about an organization.
 pub(super) trait Names {
@@ -53,6 +53,10 @@ pub struct OrganizationService {
     pub vault: Arc<Vault>,
     /// Changes it.
     pub registrar: Registrar,
+    /// What is out there.
+    pub hand_outs: Arc<HandOuts>,
+    /// Tells when it ends.
+    pub clock: Clock,
     /// Where calls are recorded.
     pub audit: Audit,
     /// Where they are counted.
@@ -99,6 +103,22 @@ impl organization_service_server::OrganizationService for OrganizationService {
         request: Request<RevokeOrganizationRequest>,
     ) -> Result<Response<RevokeOrganizationResponse>, Status> {
         self.recorded("RevokeOrganization", request, Self::revoke)
+            .await
+    }
+
+    async fn suspend_organization(
+        &self,
+        request: Request<SuspendOrganizationRequest>,
+    ) -> Result<Response<SuspendOrganizationResponse>, Status> {
+        self.recorded("SuspendOrganization", request, Self::suspend)
+            .await
+    }
+
+    async fn resume_organization(
+        &self,
+        request: Request<ResumeOrganizationRequest>,
+    ) -> Result<Response<ResumeOrganizationResponse>, Status> {
+        self.recorded("ResumeOrganization", request, Self::resume)
             .await
     }
 }
@@ -161,148 +181,15 @@ impl OrganizationService {
         Ok(())
     }
 
-    async fn register(
-        &self,
-        caller: &SpiffeId,
-        mut request: RegisterOrganizationRequest,
-    ) -> Result<RegisterOrganizationResponse, Status> {
-        self.allow_any(caller, Action::Register)?;
-        let mark = self.mark(take(&mut request.request_id), &request);
-        let mode = mode(request.validate_only);
-        let registration = self.registration(caller, request, &mark).await?;
-        let by = by(caller, mark, mode);
-        let work = self.registrar.register(registration, by);
-        let changed = within(self.call_timeout, Reason::IdpUnreachable, work).await??;
-        Ok(RegisterOrganizationResponse {
-            organization: Some(changed.organization.into()),
-            warnings: changed.warnings.into_iter().map(Into::into).collect(),
-        })
-    }
-
-    async fn find(
-        &self,
-        caller: &SpiffeId,
-        request: GetOrganizationRequest,
-    ) -> Result<GetOrganizationResponse, Status> {
-        let mut fields = Fields::default();
-        let id = fields.organization_id(&request.organization_id);
-        let id = id.ok_or_else(|| fields.into_status())?;
-        self.allow(caller, Action::Get, &id)?;
-        let found = within(
-            self.call_timeout,
-            Reason::StoreUnavailable,
-            self.vault.organization(&id),
-        )
-        .await??;
-        let organization = found.ok_or_else(organization_not_found)?;
-        Ok(GetOrganizationResponse {
-            organization: Some(organization.into()),
-        })
-    }
-
-    async fn list(
-        &self,
-        caller: &SpiffeId,
-        request: ListOrganizationsRequest,
-    ) -> Result<ListOrganizationsResponse, Status> {
-        self.allow_any(caller, Action::List)?;
-        let mut fields = Fields::default();
-        let after = fields.page_token(&request.page_token);
-        let size = fields.page_size(request.page_size);
-        if !fields.is_clean() {
-            return Err(fields.into_status());
-        }
-        let visible = |organization: &Organization| {
-            let allowed = self.policy.check(caller, Action::List, &organization.id);
-            allowed.is_ok()
-        };
-        let listing = self.page(after, size, visible);
-        let page = within(self.call_timeout, Reason::StoreUnavailable, listing).await??;
-        let next = page.next.map(|place| Hex(&place).to_string());
-        Ok(ListOrganizationsResponse {
-            organizations: page.organizations.into_iter().map(Into::into).collect(),
-            next_page_token: next.unwrap_or_default(),
-        })
-    }
-
-    async fn rotate(
-        &self,
-        caller: &SpiffeId,
-        mut request: RotateCredentialRequest,
-    ) -> Result<RotateCredentialResponse, Status> {
-        self.allow_any(caller, Action::Rotate)?;
-        let mark = self.mark(take(&mut request.request_id), &request);
-        let mode = mode(request.validate_only);
-        let old_tokens = old_tokens(request.forget_tokens);
-        let mut fields = Fields::default();
-        fields.request_id(&mark.request_id);
-        let id = fields.organization_id(&request.organization_id);
-        if let Some(id) = &id {
-            // Before a key is derived for somebody who may not rotate it.
-            self.allow(caller, Action::Rotate, id)?;
-        }
-        let revision = fields.revision(request.revision);
-        let credential = self.credential(&mut fields, request.credential).await?;
-        let (Some(id), Some(revision), Some(credential), true) =
-            (id, revision, credential, fields.is_clean())
-        else {
-            return Err(fields.into_status());
-        };
-        let by = by(caller, mark, mode);
-        let work = self
-            .registrar
-            .rotate(id, revision, credential, old_tokens, by);
-        let changed = within(self.call_timeout, Reason::IdpUnreachable, work).await??;
-        Ok(RotateCredentialResponse {
-            organization: Some(changed.organization.into()),
-            warnings: changed.warnings.into_iter().map(Into::into).collect(),
-        })
-    }
-
-    async fn revoke(
-        &self,
-        caller: &SpiffeId,
-        mut request: RevokeOrganizationRequest,
-    ) -> Result<RevokeOrganizationResponse, Status> {
-        let mark = self.mark(take(&mut request.request_id), &request);
-        let mut fields = Fields::default();
-        fields.request_id(&mark.request_id);
-        let id = fields.organization_id(&request.organization_id);
-        let revision = fields.revision(request.revision);
-        let (Some(id), Some(revision), true) = (id, revision, fields.is_clean()) else {
-            return Err(fields.into_status());
-        };
-        self.allow(caller, Action::Revoke, &id)?;
-        let mode = Mode::Store;
-        let old_copies = old_copies(request.shred);
-        let by = by(caller, mark, mode);
-        let work = self.registrar.revoke(id, revision, old_copies, by);
-        let organization = within(self.call_timeout, Reason::StoreUnavailable, work).await??;
-        let keks_to_destroy = match old_copies {
-            OldCopies::Leave => Vec::new(),
-            OldCopies::Shred => self.keks_to_destroy().await?,
-        };
-        Ok(RevokeOrganizationResponse {
-            organization: Some(organization.into()),
-            keks_to_destroy,
-        })
-    }
-
-    /// The KEKs that open copies of the store from before.
-    async fn keks_to_destroy(&self) -> Result<Vec<KekToDestroy>, Status> {
-        let reading = self.vault.retired();
-        let retired = within(self.call_timeout, Reason::StoreUnavailable, reading).await??;
-        let keks = retired
-            .iter()
-            .filter(|retired| retired.organizations > 0)
-            .map(|retired| kek_to_destroy(retired, &self.vault));
-        Ok(keks.collect())
-    }
-
     /// What the request is remembered by; its id has been taken out of it.
     fn mark(&self, request_id: String, request: &impl prost::Message) -> RequestMark {
         let content = Zeroizing::new(request.encode_to_vec());
         self.vault.mark(&request_id, &content)
+    }
+
+    /// What is out there of an organization that gets no more.
+    fn outstanding(&self, id: &OrganizationId) -> OutstandingTokens {
+        outstanding(self.hand_outs.of(id), self.clock)
     }
 
     fn allow(&self, caller: &SpiffeId, action: Action, id: &OrganizationId) -> Result<(), Status> {
@@ -315,33 +202,6 @@ impl OrganizationService {
         allowed.map_err(|denied| deny(caller, action, None, denied))
     }
 
-    /// A page of organizations that the caller may see. So that pages tell little of others, it goes
-    /// on over those, up to a bound.
-    async fn page(
-        &self,
-        mut after: Option<[u8; 32]>,
-        size: usize,
-        visible: impl Fn(&Organization) -> bool,
-    ) -> Result<Page, vault::Error> {
-        let mut found = Page::default();
-        let mut looked_at = 0;
-        loop {
-            let page = self
-                .vault
-                .list(after, size - found.organizations.len())
-                .await?;
-            looked_at += page.organizations.len();
-            let seen = page.organizations.into_iter().filter(&visible);
-            found.organizations.extend(seen);
-            found.next = page.next;
-            let full = found.organizations.len() == size;
-            if full || page.next.is_none() || looked_at >= LOOKED_AT_MAX {
-                return Ok(found);
-            }
-            after = page.next;
-        }
-    }
-
     async fn credential(
         &self,
         fields: &mut Fields,
@@ -349,61 +209,6 @@ impl OrganizationService {
     ) -> Result<Option<credential::Credential>, Status> {
         let parsing = fields.credential(message, self.registrar.now());
         within(self.call_timeout, Reason::LimitReached, parsing).await
-    }
-
-    async fn registration(
-        &self,
-        caller: &SpiffeId,
-        request: RegisterOrganizationRequest,
-        mark: &RequestMark,
-    ) -> Result<Registration, Status> {
-        let mut fields = Fields::default();
-        fields.request_id(&mark.request_id);
-        let id = match request.organization_id.as_str() {
-            "" => Some(self.vault.generated_id(&mark.request_id)),
-            given => fields.take("organization_id", OrganizationId::parse(given)),
-        };
-        if let Some(id) = &id {
-            // One that is not the caller's to register may or may not exist: both look the same.
-            let allowed = self.policy.check(caller, Action::Register, id);
-            allowed.map_err(|_| deny(caller, Action::Register, Some(id), Denied::Action))?;
-        }
-        let display_name = fields.display_name(request.display_name);
-        let tenant = fields.take("tenant", TenantName::parse(&request.tenant));
-        let cloud = fields.cloud(request.cloud);
-        let client_id = fields.client_id(&request.client_id);
-        let sharepoint_root_host = fields.root_host(&request.sharepoint_root_host, cloud);
-        let sharepoint_hosts = fields.hosts(&request.sharepoint_hosts, cloud);
-        let credential = self.credential(&mut fields, request.credential).await?;
-        match (
-            id,
-            display_name,
-            tenant,
-            cloud,
-            client_id,
-            credential,
-            fields.is_clean(),
-        ) {
-            (
-                Some(id),
-                Some(display_name),
-                Some(tenant),
-                Some(cloud),
-                Some(client_id),
-                Some(credential),
-                true,
-            ) => Ok(Registration {
-                id,
-                display_name,
-                tenant,
-                cloud,
-                client_id,
-                credential,
-                sharepoint_root_host,
-                sharepoint_hosts,
-            }),
-            _ => Err(fields.into_status()),
-        }
     }
 }
 
@@ -423,9 +228,9 @@ macro_rules! names {
 }
 names! {
     itself: RegisterOrganizationRequest, GetOrganizationRequest, RotateCredentialRequest,
-        RevokeOrganizationRequest;
+        RevokeOrganizationRequest, SuspendOrganizationRequest, ResumeOrganizationRequest;
     answer: RegisterOrganizationResponse, GetOrganizationResponse, RotateCredentialResponse,
-        RevokeOrganizationResponse
+        RevokeOrganizationResponse, SuspendOrganizationResponse, ResumeOrganizationResponse
 }
 
 impl Names for ListOrganizationsRequest {
@@ -445,22 +250,6 @@ fn by(caller: &SpiffeId, mark: RequestMark, mode: Mode) -> registration::Request
         caller: caller.clone(),
         mark,
         mode,
-    }
-}
-
-fn old_tokens(forget: bool) -> OldTokens {
-    if forget {
-        OldTokens::Forget
-    } else {
-        OldTokens::Serve
-    }
-}
-
-fn old_copies(shred: bool) -> OldCopies {
-    if shred {
-        OldCopies::Shred
-    } else {
-        OldCopies::Leave
     }
 }
 

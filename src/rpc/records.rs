@@ -24,7 +24,7 @@ use crate::{
     authz::Caller,
     clock::Clock,
     organization::{OrganizationId, Resource},
-    token::{Token, TokenKey},
+    token::{Token, TokenKey, exposure::HandOuts},
 };
 
 /// How long a repeated hand-out may go untold.
@@ -42,6 +42,8 @@ pub struct Records {
     clock: Clock,
     /// What was handed out again since that was last told.
     repeated: Mutex<Vec<Repeated>>,
+    /// What is out there.
+    hand_outs: Arc<HandOuts>,
 }
 
 /// A token that a caller was given again.
@@ -89,7 +91,14 @@ impl Records {
             audit,
             clock,
             repeated: Mutex::default(),
+            hand_outs: Arc::default(),
         }
+    }
+
+    /// What is out there, by what was recorded.
+    #[must_use]
+    pub fn hand_outs(&self) -> Arc<HandOuts> {
+        self.hand_outs.clone()
     }
 
     /// The same, with a task that tells of repeated hand-outs now and then, and at the end.
@@ -122,6 +131,9 @@ impl Records {
         let token = outcome.ok().flatten();
         let record = self.line(caller, rpc, asked, refusal, token);
         let place = self.audit.record(&record)?;
+        if let (Some(token), Some(key)) = (token, asked.key()) {
+            self.hand_outs.add(&key, caller.name(), token);
+        }
         peer.answers_after(place);
         Ok(place)
     }
@@ -159,6 +171,7 @@ impl Records {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while end.run_until_cancelled(ticks.tick()).await.is_some() {
             self.tell().await;
+            self.hand_outs.sweep();
         }
         self.tell().await;
     }

@@ -28,9 +28,10 @@ use crate::{
             BackUpStoreRequest, GetOrganizationRequest, GetOrganizationResponse,
             GetStoreStatusRequest, GetStoreStatusResponse, ListOrganizationsRequest,
             ListOrganizationsResponse, RegisterOrganizationRequest, RegisterOrganizationResponse,
-            RevokeOrganizationRequest, RevokeOrganizationResponse, RewrapKeysRequest,
-            RotateCredentialRequest, RotateCredentialResponse, organization_service_server,
-            store_service_server,
+            ResumeOrganizationRequest, ResumeOrganizationResponse, RevokeOrganizationRequest,
+            RevokeOrganizationResponse, RewrapKeysRequest, RotateCredentialRequest,
+            RotateCredentialResponse, SuspendOrganizationRequest, SuspendOrganizationResponse,
+            organization_service_server, store_service_server,
         },
         v1::{
             GetTokenRequest, GetTokenResponse, ReportTokenRequest, ReportTokenResponse,
@@ -203,6 +204,20 @@ impl organization_service_server::OrganizationService for Seal {
         request: Request<RevokeOrganizationRequest>,
     ) -> Result<Response<RevokeOrganizationResponse>, Status> {
         self.refuse("RevokeOrganization", &request, organization_of)
+    }
+
+    async fn suspend_organization(
+        &self,
+        request: Request<SuspendOrganizationRequest>,
+    ) -> Result<Response<SuspendOrganizationResponse>, Status> {
+        self.refuse("SuspendOrganization", &request, organization_of)
+    }
+
+    async fn resume_organization(
+        &self,
+        request: Request<ResumeOrganizationRequest>,
+    ) -> Result<Response<ResumeOrganizationResponse>, Status> {
+        self.refuse("ResumeOrganization", &request, organization_of)
     }
 }
 

@@ -210,6 +210,7 @@ impl From<token::Error> for Status {
         match error {
             token::Error::NotFound => organization_not_found(),
             token::Error::Revoked(at) => revoked(at),
+            token::Error::Suspended(at) => suspended(at),
             token::Error::CertificateRequired => tenant(
                 Reason::CertificateRequired,
                 "rotate the organization's credential to a certificate",
@@ -240,6 +241,13 @@ impl From<registration::Error> for Status {
         match error {
             registration::Error::Entra(error) => error.into(),
             registration::Error::Vault(error) => of_vault(&error),
+            // What a thread that serves can hang in is a write to the audit log.
+            registration::Error::Stuck(_) => retry(
+                Code::DeadlineExceeded,
+                Reason::AuditUnavailable,
+                error.to_string(),
+                RETRY,
+            ),
             registration::Error::Interrupted => shutting_down(),
         }
     }
@@ -294,6 +302,14 @@ fn revoked(at: SystemTime) -> Status {
     with(code, reason, message, metadata, None)
 }
 
+fn suspended(at: SystemTime) -> Status {
+    let at = prost_types::Timestamp::from(at);
+    let message = "the organization is suspended and gets no tokens until an operator resumes it";
+    let metadata = HashMap::from([("suspendTime".to_owned(), at.to_string())]);
+    let (code, reason) = (Code::FailedPrecondition, Reason::OrganizationSuspended);
+    with(code, reason, message, metadata, None)
+}
+
 fn of_vault(error: &vault::Error) -> Status {
     let message = error.to_string();
     match error {
@@ -304,6 +320,12 @@ fn of_vault(error: &vault::Error) -> Status {
             message,
         ),
         vault::Error::Revoked(at) => revoked(*at),
+        vault::Error::Suspended(at) => suspended(*at),
+        vault::Error::NotSuspended => status(
+            Code::FailedPrecondition,
+            Reason::OrganizationNotSuspended,
+            format!("{message}, so there is nothing to resume"),
+        ),
         vault::Error::RevisionConflict { current } => {
             let metadata = HashMap::from([("currentRevision".to_owned(), current.to_string())]);
             let message = format!("{message}; read it again, then redo the change");

@@ -20,6 +20,7 @@ use super::{
     peer_of,
     records::{Asked, Records},
     status,
+    unary::Handed,
     watch::TokenStream,
     within,
 };
@@ -32,11 +33,17 @@ use crate::{
         ErrorReason, GetTokenRequest, GetTokenResponse, ReportTokenRequest, ReportTokenResponse,
         WatchTokenRequest, token_service_server,
     },
-    token::{Token, TokenKey, cache::TokenCache},
+    token::{
+        Token, TokenKey,
+        cache::TokenCache,
+        delivery::{Deliveries, Delivery},
+    },
 };
 
 /// The RPC in records and figures.
 pub(super) const GET_TOKEN: &str = "GetToken";
+/// How often a token is looked for because tokens were taken back, of whomever, while it was.
+const LOOKS_MAX: usize = 8;
 
 /// Hands out tokens.
 #[derive(Clone, Debug)]
@@ -45,6 +52,8 @@ pub struct TokenService {
     pub policy: Arc<Policy>,
     /// Where tokens come from.
     pub tokens: TokenCache,
+    /// Those on their way out.
+    pub deliveries: Deliveries,
     /// Tells when they end.
     pub clock: Clock,
     /// Where hand-outs are recorded.
@@ -70,8 +79,12 @@ impl token_service_server::TokenService for TokenService {
         request: Request<GetTokenRequest>,
     ) -> Result<Response<GetTokenResponse>, Status> {
         let peer = peer_of(&request)?;
-        let token = self.hand_out(&peer, request.into_inner(), None).await?;
-        Ok(Response::new(message(&token, self.clock)))
+        let (token, delivery) = self.hand_out(&peer, request.into_inner(), None).await?;
+        let handed = Handed::default();
+        handed.add(delivery);
+        let mut response = Response::new(message(&token, self.clock));
+        response.extensions_mut().insert(handed);
+        Ok(response)
     }
 
     type WatchTokenStream = TokenStream;
@@ -99,16 +112,16 @@ impl TokenService {
         peer: &Peer,
         request: GetTokenRequest,
         deadline: Option<Duration>,
-    ) -> Result<Arc<Token>, Status> {
+    ) -> Result<(Arc<Token>, Delivery), Status> {
         let began = Instant::now();
         let limit = self.call_timeout.min(deadline.unwrap_or(Duration::MAX));
         let mut asked = Asked::default();
         let found = match peer.caller() {
             Ok(caller) => {
-                let found = self.find(caller, request, limit, &mut asked).await;
+                let found = self.find(peer, caller, request, limit, &mut asked).await;
                 let (records, rpc) = (&self.records, GET_TOKEN);
                 let recorded = match &found {
-                    Ok((token, _)) => records.record_hand_out(peer, caller, rpc, &asked, token),
+                    Ok((token, ..)) => records.record_hand_out(peer, caller, rpc, &asked, token),
                     Err(status) => records.record(peer, caller, rpc, &asked, Err(status)),
                 };
                 recorded.map_err(Status::from).and(found)
@@ -116,33 +129,41 @@ impl TokenService {
             Err(unidentified) => Err(unidentified.into()),
         };
         match &found {
-            Ok((_, cache)) => self.metrics.token_handed_out(*cache, began.elapsed()),
+            Ok((.., cache)) => self.metrics.token_handed_out(*cache, began.elapsed()),
             Err(status) => self.metrics.called(GET_TOKEN, status::reason(status)),
         }
-        found.map(|(token, _)| token)
+        found.map(|(token, delivery, _)| (token, delivery))
     }
 
     async fn find(
         &self,
+        peer: &Peer,
         caller: &Caller,
         request: GetTokenRequest,
         limit: Duration,
         asked: &mut Asked,
-    ) -> Result<(Arc<Token>, Cache), Status> {
+    ) -> Result<(Arc<Token>, Delivery, Cache), Status> {
         let (key, needed, lane) = self.understand(caller, &request, asked)?;
-        let mut token = pin!(self.tokens.token(&key, needed, lane));
-        // A hit is there at once, and needs no timer.
-        match poll_fn(|cx| Poll::Ready(token.as_mut().poll(cx))).await {
-            Poll::Ready(token) => Ok((token?, Cache::Hit)),
-            Poll::Pending => {
-                // To be refused at once is better than to wait behind all those.
-                let Ok(_place) = self.waiting.try_acquire() else {
-                    return Err(status::too_many_calls());
-                };
-                let token = within(limit, ErrorReason::IdpUnreachable, token).await??;
-                Ok((token, Cache::Miss))
+        for _ in 0..LOOKS_MAX {
+            let seen = self.deliveries.seen();
+            let mut token = pin!(self.tokens.token(&key, needed, lane));
+            // A hit is there at once, and needs no timer.
+            let (token, cache) = match poll_fn(|cx| Poll::Ready(token.as_mut().poll(cx))).await {
+                Poll::Ready(token) => (token?, Cache::Hit),
+                Poll::Pending => {
+                    // To be refused at once is better than to wait behind all those.
+                    let Ok(_place) = self.waiting.try_acquire() else {
+                        return Err(status::too_many_calls());
+                    };
+                    let token = within(limit, ErrorReason::IdpUnreachable, token).await??;
+                    (token, Cache::Miss)
+                }
+            };
+            if let Some(delivery) = self.deliveries.begin(peer.route(), seen) {
+                return Ok((token, delivery, cache));
             }
         }
+        Err(status::shutting_down())
     }
 
     /// Which token a request is about, how long it must live and how urgent it is, if the caller may

@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     get_token::message, listener::Peer, peer_of, records::Asked, status,
-    token_service::TokenService,
+    token_service::TokenService, unary::Handed,
 };
 use crate::{
     audit::Outcome,
@@ -32,6 +32,8 @@ struct Following {
     asked: Asked,
     key: TokenKey,
     watch: Watch,
+    /// Tokens that are on their way out.
+    handed: Handed,
     /// Gives the place back when the stream ends.
     _place: OwnedSemaphorePermit,
 }
@@ -63,14 +65,18 @@ impl TokenService {
         if let Err(refused) = &begun {
             self.metrics.called(WATCH_TOKEN, status::reason(refused));
         }
-        let tokens = unfold(Some(begun?), |following| async {
+        let begun = begun?;
+        let handed = begun.handed.clone();
+        let tokens = unfold(Some(begun), |following| async {
             let mut following = following?;
             let next = following.next().await;
             // After an error there is nothing more.
             let rest = next.is_ok().then_some(following);
             Some((next, rest))
         });
-        Ok(Response::new(Box::pin(tokens)))
+        let mut response = Response::new(Box::pin(tokens) as TokenStream);
+        response.extensions_mut().insert(handed);
+        Ok(response)
     }
 
     fn begin(
@@ -88,6 +94,7 @@ impl TokenService {
             asked: asked.clone(),
             watch: self.tokens.watch(key.clone(), needed, lane),
             key,
+            handed: Handed::default(),
             _place: place.map_err(|_| status::too_many_streams())?,
         })
     }
@@ -126,10 +133,19 @@ impl Following {
 
     async fn wait(&mut self) -> Result<Arc<Token>, Status> {
         let stop = self.service.stop.clone();
-        let token = stop.run_until_cancelled(self.watch.next()).await;
-        let token = token.ok_or_else(status::shutting_down)??;
-        // Asked again for each token: the policy may have changed since the stream began.
-        self.service.allow(self.peer.caller()?, &self.key)?;
-        Ok(token)
+        loop {
+            let seen = self.service.deliveries.seen();
+            let token = stop.run_until_cancelled(self.watch.next()).await;
+            let token = token.ok_or_else(status::shutting_down)??;
+            // Asked again for each token: the policy may have changed since the stream began.
+            self.service.allow(self.peer.caller()?, &self.key)?;
+            match self.service.deliveries.begin(self.peer.route(), seen) {
+                Some(delivery) => {
+                    self.handed.add(delivery);
+                    return Ok(token);
+                }
+                None => self.watch.repeat(),
+            }
+        }
     }
 }

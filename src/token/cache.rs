@@ -193,12 +193,17 @@ impl TokenCache {
     pub fn supersede(&self, id: &OrganizationId) {
         if let Some(organization) = self.0.organizations.pin().get(id) {
             let mut tokens = organization.lock();
-            tokens.epoch += 1;
             tokens.changed_at = Some(Instant::now());
-            for (_, slot) in &mut tokens.slots {
-                slot.failure = None;
-            }
+            tokens.begin_anew();
             organization.changed.notify_waiters();
+        }
+    }
+
+    /// Throws away what flights under way bring and what failed before: the organization gets tokens
+    /// again, and who asks from now on must not be told what was true before.
+    pub fn resume(&self, id: &OrganizationId) {
+        if let Some(organization) = self.0.organizations.pin().get(id) {
+            organization.lock().begin_anew();
         }
     }
 
@@ -431,6 +436,14 @@ impl Organization {
 }
 
 impl Tokens {
+    /// Makes flights under way, and failures of before, worthless.
+    fn begin_anew(&mut self) {
+        self.epoch += 1;
+        for (_, slot) in &mut self.slots {
+            slot.failure = None;
+        }
+    }
+
     pub(super) fn slot(&self, resource: &Resource) -> Option<&Slot> {
         let mut slots = self.slots.iter();
         slots.find_map(|(of, slot)| (of == resource).then_some(slot))

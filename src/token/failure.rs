@@ -148,6 +148,7 @@ impl Kind {
             Error::Entra(entra::Error::Assertion | entra::Error::Busy)
             | Error::NotFound
             | Error::Revoked(_)
+            | Error::Suspended(_)
             | Error::CertificateRequired
             | Error::HostNotListed
             | Error::Vault(_)

@@ -113,8 +113,10 @@ impl Mint {
         urgency: &Urgency,
     ) -> Result<Token, Error> {
         let organization = &application.organization;
-        if let State::Revoked(at) = organization.state {
-            return Err(Error::Revoked(at));
+        match &organization.state {
+            State::Active => {}
+            State::Suspended(suspension) => return Err(Error::Suspended(suspension.at)),
+            State::Revoked(at) => return Err(Error::Revoked(*at)),
         }
         let missing = crate::vault::Error::Corrupt("an active organization without a credential");
         let credential = application.credential.as_ref().ok_or(missing)?;

@@ -58,6 +58,10 @@ impl TokenCache {
     pub fn report(&self, key: &TokenKey, fingerprint: &[u8; 32], refused: Refused) -> Verdict {
         let organization = self.0.organization(&key.organization);
         let mut tokens = organization.lock();
+        // Forgotten while we waited for the lock: its place may be another's by now.
+        if tokens.detached {
+            return Verdict::AlreadyReplaced;
+        }
         let now = Instant::now();
         let slot = tokens.slot_mut(&key.resource);
         // One that has ended is no longer handed out either.

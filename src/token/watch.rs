@@ -68,6 +68,11 @@ impl Watch {
         }
     }
 
+    /// Has the last token not count as given: it may have been taken back on its way.
+    pub fn repeat(&mut self) {
+        self.last = None;
+    }
+
     /// When the token in hand has to be replaced: it then has less left than is needed. Where it has
     /// less already, since Entra cannot be reached, look again now and then, at last when it has ended.
     fn stale_at(&self, token: &Token) -> Instant {

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     credential::Credential,
     organization::{
-        ClientId, Cloud, Organization, OrganizationId, SharePointHost, State, TenantId,
+        ClientId, Cloud, Organization, OrganizationId, SharePointHost, State, Suspension, TenantId,
     },
     sealed::{self, CryptoFailed},
     store::{self, Compare, Key, Transaction, Write},
@@ -133,6 +133,50 @@ impl Vault {
                 .map_or(0, |info| info.version);
             record.organization.credential = Some(credential.info(version + 1));
             record.credential = Some(credential);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Suspends an organization: its credential stays, no token is kept. Durable when this returns.
+    ///
+    /// # Errors
+    /// As [`Self::rotate`], and [`Error::Suspended`] if it is already.
+    pub async fn suspend(
+        &self,
+        id: &OrganizationId,
+        revision: u64,
+        reason: String,
+        mark: RequestMark,
+        now: SystemTime,
+    ) -> Result<Organization, Error> {
+        self.change(id, revision, mark, now, OldCopies::Leave, |record| {
+            if let State::Suspended(suspension) = &record.organization.state {
+                return Err(Error::Suspended(suspension.at));
+            }
+            record.organization.state = State::Suspended(Suspension { at: now, reason });
+            Ok(())
+        })
+        .await
+    }
+
+    /// Ends the suspension of an organization. Durable when this returns.
+    ///
+    /// # Errors
+    /// As [`Self::rotate`], and [`Error::NotSuspended`].
+    pub async fn resume(
+        &self,
+        id: &OrganizationId,
+        revision: u64,
+        mark: RequestMark,
+        now: SystemTime,
+    ) -> Result<Organization, Error> {
+        self.change(id, revision, mark, now, OldCopies::Leave, |record| {
+            match record.organization.state {
+                State::Suspended(_) => record.organization.state = State::Active,
+                State::Active | State::Revoked(_) => return Err(Error::NotSuspended),
+            }
+            Ok(())
         })
         .await
     }
@@ -189,7 +233,7 @@ impl Vault {
         mark: RequestMark,
         now: SystemTime,
         old_copies: OldCopies,
-        apply: impl FnOnce(&mut Record),
+        apply: impl FnOnce(&mut Record) -> Result<(), Error>,
     ) -> Result<Organization, Error> {
         let index = self.root.index(id);
         let found = self.find(&index).await?.ok_or(Error::NotFound)?;
@@ -213,7 +257,7 @@ impl Vault {
         }
         let old = found.entry.value;
         let mut record = found.record;
-        apply(&mut record);
+        apply(&mut record)?;
         record.organization.revision = revision + 1;
         record.organization.update_time = now;
         record.marks.push(mark);
@@ -287,11 +331,12 @@ impl Vault {
 }
 
 /// Leaves no secret in a record.
-fn revoked(now: SystemTime) -> impl FnOnce(&mut Record) {
+fn revoked(now: SystemTime) -> impl FnOnce(&mut Record) -> Result<(), Error> {
     move |record| {
         record.organization.credential = None;
         record.organization.state = State::Revoked(now);
         record.credential = None;
+        Ok(())
     }
 }
 

@@ -195,7 +195,8 @@ impl Vault {
         // The organization itself must be there and whole: a token spares a request, not that.
         let found = self.find(&slot.index).await?;
         let found = found.ok_or(Error::Corrupt("a token of no organization"))?;
-        if found.generation != header.generation {
+        if found.generation != header.generation || found.record.organization.state != State::Active
+        {
             return Ok(None);
         }
         let token = stored::open(slot, &header, &found.key, sealed)?;

@@ -11,7 +11,7 @@ use super::Error;
 use crate::{
     credential::{Certificate, Credential},
     organization::{
-        ClientId, Cloud, Organization, OrganizationId, SharePointHost, State, TenantId,
+        ClientId, Cloud, Organization, OrganizationId, SharePointHost, State, Suspension, TenantId,
     },
     secret::{ClientSecret, PrivateKey},
 };
@@ -72,6 +72,16 @@ struct Body {
     certificate: Option<StoredCertificate>,
     #[prost(message, repeated, tag = "14")]
     marks: Vec<RequestMark>,
+    #[prost(message, optional, tag = "20")]
+    suspension: Option<StoredSuspension>,
+}
+
+#[derive(PartialEq, prost::Message)]
+struct StoredSuspension {
+    #[prost(uint64, tag = "1")]
+    time: u64,
+    #[prost(string, tag = "2")]
+    reason: String,
 }
 
 #[derive(prost::Message)]
@@ -128,9 +138,16 @@ impl Record {
             sharepoint_hosts: organization.sharepoint_hosts.iter().map(host).collect(),
             create_time: milliseconds(organization.create_time),
             update_time: milliseconds(organization.update_time),
-            revoke_time: match organization.state {
-                State::Active => None,
-                State::Revoked(at) => Some(milliseconds(at)),
+            revoke_time: match &organization.state {
+                State::Active | State::Suspended(_) => None,
+                State::Revoked(at) => Some(milliseconds(*at)),
+            },
+            suspension: match &organization.state {
+                State::Suspended(suspension) => Some(StoredSuspension {
+                    time: milliseconds(suspension.at),
+                    reason: suspension.reason.clone(),
+                }),
+                State::Active | State::Revoked(_) => None,
             },
             credential_version: organization
                 .credential
@@ -175,9 +192,14 @@ impl Record {
                 .map(host)
                 .collect::<Result<_, _>>()
                 .map_err(|_| corrupt())?,
-            state: body
-                .revoke_time
-                .map_or(State::Active, |at| State::Revoked(time(at))),
+            state: match (body.revoke_time, body.suspension.take()) {
+                (Some(at), _) => State::Revoked(time(at)),
+                (None, Some(suspension)) => State::Suspended(Suspension {
+                    at: time(suspension.time),
+                    reason: suspension.reason,
+                }),
+                (None, None) => State::Active,
+            },
             revision,
             create_time: time(body.create_time),
             update_time: time(body.update_time),

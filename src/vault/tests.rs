@@ -136,7 +136,10 @@ pub(super) async fn put(store: &MemoryStore, key: &Key, value: &[u8]) {
 async fn a_registered_organization_is_found_as_it_was_given() {
     let fixture = Fixture::new().await;
     let registered = fixture.register("contoso").await.expect("registers");
-    assert_eq!((registered.revision, registered.state), (1, State::Active));
+    assert_eq!(
+        (registered.revision, &registered.state),
+        (1, &State::Active)
+    );
     let found = fixture.application("contoso").await.expect("reads");
     let found = found.expect("is there").organization;
     assert_eq!(format!("{found:?}"), format!("{registered:?}"));

@@ -129,6 +129,10 @@ async fn refusals(tokens: &mut Tokens, admin: &mut Organizations, id: &str) -> V
         refusals.push(admin.rotate_credential(validation).await.expect_err(id));
         let revocation = request::revoke(id, revision);
         refusals.push(admin.revoke_organization(revocation).await.expect_err(id));
+        let suspension = request::suspend(id, revision);
+        refusals.push(admin.suspend_organization(suspension).await.expect_err(id));
+        let resumption = request::resume(id, revision);
+        refusals.push(admin.resume_organization(resumption).await.expect_err(id));
     }
     refusals
 }
@@ -143,7 +147,7 @@ async fn a_forbidden_organization_looks_like_one_that_does_not_exist() {
         resources = ["graph"]
         [[grant]]
         callers = ["spiffe://kodo.test/eu/admin"]
-        actions = ["get", "rotate", "revoke"]
+        actions = ["get", "rotate", "revoke", "suspend", "resume"]
         organizations = ["eu-*"]
         [[grant]]
         callers = ["spiffe://kodo.test/admin"]

@@ -21,6 +21,10 @@ use fields::{Field, Kind};
 const ANYTHING: &[(&str, &str)] = &[
     ("validate_only", "a bool has two values, and both are meant"),
     ("forget_tokens", "a bool has two values, and both are meant"),
+    (
+        "verify_credential",
+        "a bool has two values, and both are meant",
+    ),
     ("shred", "a bool has two values, and both are meant"),
     (
         "keys_per_second_max",
@@ -158,6 +162,8 @@ fn accepted(rpc: &str, field: &str) -> Vec<u8> {
         .encode_to_vec(),
         "RotateCredential" => request::rotate("contoso", 1, credential).encode_to_vec(),
         "RevokeOrganization" => request::revoke("contoso", 1).encode_to_vec(),
+        "SuspendOrganization" => request::suspend("contoso", 1).encode_to_vec(),
+        "ResumeOrganization" => request::resume("contoso", 1).encode_to_vec(),
         "RewrapKeys" => admin::RewrapKeysRequest {
             keys_per_second_max: 100,
         }
@@ -171,7 +177,7 @@ async fn fixture() -> (Fixture, Channel) {
     let policy = r#"
         [[grant]]
         callers = ["spiffe://kodo.test/admin"]
-        actions = ["get_token", "register", "get", "list", "rotate", "revoke", "manage_store"]
+        actions = ["get_token", "register", "get", "list", "rotate", "revoke", "suspend", "resume", "manage_store"]
         organizations = ["*"]
         resources = ["graph", "exchange", "sharepoint", "azure_ad_graph"]
     "#;

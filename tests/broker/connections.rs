@@ -210,3 +210,23 @@ async fn an_operators_connection_ends_when_it_is_idle() {
     }
     assert_eq!(open_connections(&fixture).await, 1, "the worker's stays");
 }
+
+/// The client does not take what it was given before the suspension, which is answered without waiting
+/// for it any longer than a moment.
+#[tokio::test]
+async fn what_was_given_and_not_sent_does_not_leave_after_a_suspension() {
+    let mut fixture = with_contoso_on_record().await;
+    let reader = LateReader::connect(&fixture).await;
+    let calls = reader.call(600);
+    // As many as may be under way, of which most wait for room in the connection.
+    while handed_out(&fixture).await < 90 {}
+    let suspension = request::suspend("contoso", 1);
+    let suspended = fixture.admin().suspend_organization(suspension).await;
+    let told = suspended.expect("suspends").into_inner().outstanding_tokens;
+    assert_eq!(told.expect("always set").count, 1);
+    reader.read_on();
+    let answered = answered(calls).await;
+    fixture.stop_broker().await;
+    let given = on_record(&fixture) - 1;
+    assert!(answered < given, "{answered} of {given} arrived");
+}

@@ -30,6 +30,8 @@ async fn provoke(reason: ErrorReason) -> Status {
         R::OrganizationNotFound => cause::call(Resource::Graph).await,
         R::OrganizationAlreadyExists => cause::register_twice().await,
         R::OrganizationRevoked => cause::after_revocation().await,
+        R::OrganizationSuspended => cause::while_suspended().await,
+        R::OrganizationNotSuspended => cause::resume_an_active_one().await,
         R::RevisionConflict => cause::rotate_from(7).await,
         R::RequestIdReused => cause::reuse_request_id().await,
         R::CredentialRejected => cause::register_with(WRONG_SECRET).await,

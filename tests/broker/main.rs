@@ -20,5 +20,6 @@ mod rotation;
 mod sealed;
 mod store;
 mod support;
+mod suspension;
 mod upstream;
 mod watch;

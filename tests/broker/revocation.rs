@@ -175,13 +175,13 @@ async fn a_repeated_revocation_is_answered_again() {
         .revoke_organization(revocation.clone())
         .await
         .expect("revokes");
-    let first = first.into_inner();
+    let first = first.into_inner().organization;
     for _ in 0..10 {
         let again = admin
             .revoke_organization(revocation.clone())
             .await
             .expect("is answered");
-        assert_eq!(again.into_inner(), first);
+        assert_eq!(again.into_inner().organization, first);
     }
     // Another request has nothing left to revoke.
     let another = admin

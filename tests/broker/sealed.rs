@@ -89,12 +89,18 @@ async fn calls_of_operators(mut organizations: Organizations) -> Vec<(&'static s
     let rotate = organizations.rotate_credential(rotate).await;
     let revoke = request::revoke("contoso", 1);
     let revoke = organizations.revoke_organization(revoke).await;
+    let suspend = request::suspend("contoso", 1);
+    let suspend = organizations.suspend_organization(suspend).await;
+    let resume = request::resume("contoso", 1);
+    let resume = organizations.resume_organization(resume).await;
     vec![
         ("RegisterOrganization", refusal(register)),
         ("GetOrganization", refusal(get)),
         ("ListOrganizations", refusal(list)),
         ("RotateCredential", refusal(rotate)),
         ("RevokeOrganization", refusal(revoke)),
+        ("SuspendOrganization", refusal(suspend)),
+        ("ResumeOrganization", refusal(resume)),
     ]
 }
 

@@ -116,7 +116,7 @@ def test_replay_is_answered_and_not_repeated(organizations, authority, applicati
 
     revoke = registration.revoke(rotated.organization)
     revoked, again = (organizations.RevokeOrganization(revoke, timeout=30) for _ in range(2))
-    assert revoked == again
+    assert revoked.organization == again.organization
     assert _get(organizations, with_secret) == revoked.organization
     assert revoked.organization.revision == rotated.organization.revision + 1
 

@@ -4,7 +4,16 @@ use proptest::prelude::*;
 
 use super::*;
 
-const ACTION_NAMES: [&str; 6] = ["get_token", "register", "get", "list", "rotate", "revoke"];
+const ACTION_NAMES: [&str; 8] = [
+    "get_token",
+    "register",
+    "get",
+    "list",
+    "rotate",
+    "revoke",
+    "suspend",
+    "resume",
+];
 const RESOURCES: [&str; 4] = ["graph", "exchange", "sharepoint", "azure_ad_graph"];
 /// Paths of a small universe, chosen so that many begin alike.
 const PATHS: [&str; 6] = ["a", "a/b", "a/b/c", "a-b", "ab", "b/a"];

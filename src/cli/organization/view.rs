@@ -27,6 +27,8 @@ pub(super) struct OrganizationView {
     create_time: Option<String>,
     update_time: Option<String>,
     revoke_time: Option<String>,
+    suspend_time: Option<String>,
+    suspend_reason: Option<String>,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -81,6 +83,10 @@ impl OrganizationView {
         table.push(["changed", &text(&self.update_time)]);
         if let Some(time) = &self.revoke_time {
             table.push(["revoked", time]);
+        }
+        if let Some(time) = &self.suspend_time {
+            table.push(["suspended", time]);
+            table.push(["suspended because", &text(&self.suspend_reason)]);
         }
         table
     }
@@ -140,6 +146,8 @@ impl From<Organization> for OrganizationView {
             create_time: organization.create_time.as_ref().map(value::show_time),
             update_time: organization.update_time.as_ref().map(value::show_time),
             revoke_time: organization.revoke_time.as_ref().map(value::show_time),
+            suspend_time: organization.suspend_time.as_ref().map(value::show_time),
+            suspend_reason: present(organization.suspend_reason),
         }
     }
 }

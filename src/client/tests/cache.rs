@@ -133,6 +133,7 @@ async fn a_token_that_ends_while_the_broker_hangs_is_not_served() {
 async fn a_withdrawn_token_is_forgotten_at_once() {
     for reason in [
         ErrorReason::OrganizationRevoked,
+        ErrorReason::OrganizationSuspended,
         ErrorReason::CallerNotAuthorized,
     ] {
         let (broker, client) = Broker::start().await;

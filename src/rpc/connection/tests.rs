@@ -8,7 +8,14 @@ fn door() -> Door {
     let (audit, metrics) = (Audit::off(), Arc::new(Metrics::new()));
     let records = Records::new(audit.clone(), Clock::system());
     let seal = Seal::new(Arc::new(records), metrics.clone());
-    Door::new(seal, false, &LimitsConfig::default(), audit, metrics)
+    Door::new(
+        seal,
+        false,
+        &LimitsConfig::default(),
+        audit,
+        Deliveries::default(),
+        metrics,
+    )
 }
 
 #[tokio::test(start_paused = true)]

@@ -65,6 +65,7 @@ impl AsyncWrite for Scripted {
 struct Door {
     shut: AtomicBool,
     asked: AtomicUsize,
+    flushed: AtomicUsize,
 }
 
 impl Gate for Arc<Door> {
@@ -74,6 +75,10 @@ impl Gate for Arc<Door> {
             true => Err(io::Error::other("shut")),
             false => Ok(()),
         }
+    }
+
+    fn flushed(&self) {
+        self.flushed.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -154,6 +159,20 @@ fn what_is_flushed_again_and_again_leaves_as_one_write() {
     });
     assert_eq!(connection.door.asked.load(Ordering::Relaxed), 1);
     assert_eq!(connection.wakes(), 0, "no task is woken for it");
+}
+
+#[test]
+fn the_gate_is_told_once_everything_has_left() {
+    let mut connection = Connection::new([Does::Takes(3), Does::Waits, Does::Takes(2)]);
+    let told = |connection: &Connection| connection.door.flushed.load(Ordering::Relaxed);
+    assert!(connection.write(b"a token").is_ready());
+    assert!(matches!(connection.flush(), Poll::Ready(Ok(()))));
+    assert_eq!(told(&connection), 0, "nothing was written yet");
+    assert!(connection.release().is_pending());
+    assert_eq!(told(&connection), 0, "a part of it was");
+    assert!(matches!(connection.release(), Poll::Ready(Ok(()))));
+    assert_eq!(told(&connection), 1);
+    connection.seen(|held| assert_eq!(held.stream.flushes, 1));
 }
 
 #[test]

@@ -172,6 +172,8 @@ fn of_the_vault() -> Vec<vault::Error> {
         vault::Error::NotFound,
         vault::Error::AlreadyExists,
         vault::Error::Revoked(SystemTime::UNIX_EPOCH),
+        vault::Error::Suspended(SystemTime::UNIX_EPOCH),
+        vault::Error::NotSuspended,
         vault::Error::RevisionConflict { current: 7 },
         vault::Error::RequestIdReused,
         vault::Error::Corrupt("a record that is cut off"),
@@ -208,6 +210,7 @@ fn statuses() -> Vec<Status> {
     let tokens = [
         token::Error::NotFound,
         token::Error::Revoked(SystemTime::UNIX_EPOCH),
+        token::Error::Suspended(SystemTime::UNIX_EPOCH),
         token::Error::CertificateRequired,
         token::Error::HostNotListed,
         token::Error::HostUnknown,

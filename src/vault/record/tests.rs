@@ -88,6 +88,15 @@ fn revoked() -> Record {
     record(organization, None)
 }
 
+fn suspended() -> Record {
+    let mut record = with_secret();
+    record.organization.state = State::Suspended(Suspension {
+        at: at(1_767_312_000_789),
+        reason: "zahlt nicht (März)".into(),
+    });
+    record
+}
+
 /// Everything of a record, its secret included, so that two can be compared.
 fn shown(record: &Record) -> String {
     let secret = match &record.credential {
@@ -106,10 +115,11 @@ fn shown(record: &Record) -> String {
 /// Made by an independent encoder, and kept: these bytes are what lies in the stores of format 1.
 #[test]
 fn records_of_format_1_are_read_and_written_unchanged() {
-    let golden: [(&[u8], Record); 3] = [
+    let golden: [(&[u8], Record); 4] = [
         (include_bytes!("golden-1.bin"), with_certificate()),
         (include_bytes!("golden-1-secret.bin"), with_secret()),
         (include_bytes!("golden-1-revoked.bin"), revoked()),
+        (include_bytes!("golden-1-suspended.bin"), suspended()),
     ];
     for (bytes, record) in golden {
         let decoded = Record::decode(bytes, 7).expect("decodes");
@@ -199,6 +209,7 @@ prop_compose! {
         times in prop::array::uniform3(0..(1_u64 << 50)),
         version: u64,
         revision: u64,
+        reason in prop::option::of("\\PC{0,40}"),
         credential in prop::option::of(credential()),
         marks in prop::collection::vec(("\\PC{0,36}", any::<Vec<u8>>()), 0..=MARKS_MAX),
     ) -> Record {
@@ -216,9 +227,10 @@ prop_compose! {
             credential: credential.as_ref().map(|credential| credential.info(version)),
             sharepoint_root_host: hosts.first().map(host),
             sharepoint_hosts: hosts.iter().skip(1).map(host).collect(),
-            state: match credential {
-                Some(_) => State::Active,
-                None => State::Revoked(at(times[2])),
+            state: match (&credential, reason) {
+                (Some(_), None) => State::Active,
+                (Some(_), Some(reason)) => State::Suspended(Suspension { at: at(times[2]), reason }),
+                (None, _) => State::Revoked(at(times[2])),
             },
             revision,
             create_time: at(times[0]),

@@ -110,6 +110,21 @@ pub(super) async fn reuse_request_id() -> Status {
         .expect_err("refused")
 }
 
+pub(super) async fn while_suspended() -> Status {
+    let fixture = Fixture::with_contoso().await;
+    let suspension = request::suspend("contoso", 1);
+    let suspended = fixture.admin().suspend_organization(suspension).await;
+    suspended.expect("suspends");
+    refusal(&fixture, Resource::Graph).await
+}
+
+pub(super) async fn resume_an_active_one() -> Status {
+    let fixture = Fixture::with_contoso().await;
+    let resumption = request::resume("contoso", 1);
+    let resumed = fixture.admin().resume_organization(resumption).await;
+    resumed.expect_err("refused")
+}
+
 pub(super) async fn register_with(secret: &str) -> Status {
     let fixture = Fixture::start().await;
     let request = request::register("contoso", CONTOSO, request::secret(secret));

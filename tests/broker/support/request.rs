@@ -50,6 +50,24 @@ pub(crate) fn revoke(id: &str, revision: u64) -> admin::RevokeOrganizationReques
     }
 }
 
+pub(crate) fn suspend(id: &str, revision: u64) -> admin::SuspendOrganizationRequest {
+    admin::SuspendOrganizationRequest {
+        request_id: Uuid::new_v4().to_string(),
+        organization_id: id.into(),
+        revision,
+        reason: "the customer asked for it".into(),
+    }
+}
+
+pub(crate) fn resume(id: &str, revision: u64) -> admin::ResumeOrganizationRequest {
+    admin::ResumeOrganizationRequest {
+        request_id: Uuid::new_v4().to_string(),
+        organization_id: id.into(),
+        revision,
+        verify_credential: false,
+    }
+}
+
 pub(crate) fn get(id: &str) -> admin::GetOrganizationRequest {
     admin::GetOrganizationRequest {
         organization_id: id.into(),
