@@ -23,12 +23,13 @@ use crate::{
     audit::Audit,
     authz::Policy,
     clock::Clock,
-    config::{self, Config},
+    config::{self, Config, ListenAddress},
     entra, kek,
     lockdown::{self, Guards, Lockdown},
     metrics::Metrics,
     rpc::{
         self, Health,
+        callers::Identification,
         connection::Door,
         cores::{Cores, Listeners, Serving},
         listener::Acceptor,
@@ -56,7 +57,7 @@ const SEALED: &str = "Whether every call is refused since the store is not open:
 #[derive(Debug)]
 pub struct Broker {
     /// Where callers are served.
-    pub address: SocketAddr,
+    pub address: ListenAddress,
     /// Where the health service is served.
     pub health_address: Option<SocketAddr>,
     /// Where the figures are served.
@@ -119,10 +120,14 @@ impl Broker {
             &config.policy.file,
             &config.identity.trust_domain,
         )?);
-        let tls = tls::server_config(&config.server.tls, &config.identity)?;
+        let client_ca = config.identity.client_ca_file.as_deref();
+        let tls = config.server.tls.as_ref();
+        let tls = tls
+            .map(|tls| tls::server_config(tls, client_ca))
+            .transpose()?;
         let metrics = Arc::new(Metrics::new());
         let upstream = Upstream::new(config, clock, &metrics)?;
-        let listeners = Listeners::bind(config.server.listen, config.server.threads())?;
+        let listeners = Listeners::bind(&config.server.listen, config.server.threads())?;
         let audit = open_audit(config)?;
         let (end, tasks) = (CancellationToken::new(), TaskTracker::new());
         // Ends, too, where the broker is dropped without being stopped.
@@ -137,10 +142,11 @@ impl Broker {
         let reflection = config.server.reflection;
         let (audited, counted) = (audit.clone(), metrics.clone());
         let door = Door::new(seal.clone(), reflection, limits, audited, counted);
-        let (address, is_sealed) = (listeners.address, door.is_sealed());
+        let (address, is_sealed) = (listeners.address.clone(), door.is_sealed());
         metrics.gauge("sealed", SEALED, move || is_sealed().into());
+        let identification = Identification::new(&config.identity, policy.clone(), metrics.clone());
         let serving = Serving {
-            acceptor: Acceptor::new(tls, &config.identity.trust_domain, policy.clone(), limits),
+            acceptor: Acceptor::new(tls, identification, limits),
             door: door.clone(),
             stop: stop.clone(),
             end: end.clone(),

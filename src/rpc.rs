@@ -25,10 +25,12 @@ use crate::{
     },
 };
 
+pub mod callers;
 pub mod connection;
 pub mod cores;
 mod credential_message;
 mod fields;
+pub mod forwarded;
 mod gather;
 mod get_token;
 mod idle;
@@ -40,6 +42,7 @@ pub mod peer;
 pub mod records;
 mod report;
 pub mod seal;
+pub mod socket;
 mod status;
 pub mod store_service;
 pub mod token_service;

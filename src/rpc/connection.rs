@@ -31,7 +31,7 @@ use super::{
     gather::{Gate, gather, turn},
     get_token,
     idle::{UnderWay, idle, is_of_operator},
-    listener::{Peer, TlsConnection},
+    listener::{CallersConnection, Peer, Recorded},
     routes,
     seal::Seal,
     status,
@@ -61,6 +61,8 @@ struct Inner {
     metrics: Arc<Metrics>,
     http2: http2::Builder<InTurn>,
     connection_age_max: Duration,
+    /// The same where nobody calls who could be answered.
+    nobody_age_max: Duration,
     call_timeout: Duration,
 }
 
@@ -99,6 +101,7 @@ impl Door {
             metrics,
             http2,
             connection_age_max: limits.connection_age_max(),
+            nobody_age_max: limits.handshake_timeout(),
             call_timeout: limits.call_timeout(),
         }))
     }
@@ -134,21 +137,28 @@ impl Door {
 
     /// Serves a connection until the client leaves, it is too old, it is an operator's and idle, or
     /// `stop`; then lets its calls finish.
-    pub async fn serve(&self, connection: TlsConnection, stop: &CancellationToken) {
-        let peer = connection.peer.clone();
+    pub async fn serve(&self, connection: CallersConnection, stop: &CancellationToken) {
+        let callers = connection.peer.clone();
         let inner = &self.0;
+        let (age_max, finish_max) = if callers.are_nobody() {
+            // Told so, and then they are not to take a place from those who are somebody.
+            (inner.nobody_age_max, inner.nobody_age_max)
+        } else {
+            (inner.connection_age_max, inner.call_timeout)
+        };
         inner.metrics.connections.inc();
         let _counted = Counted(&inner.metrics);
-        let gate = Recorded {
+        let gate = Written {
             audit: inner.audit.clone(),
-            peer: peer.clone(),
+            recorded: callers.recorded(),
         };
         let (stream, release) = gather(connection, gate);
         let (calls, under_way) = watch::channel(0);
         let service = service_fn(|request: Request<Incoming>| {
             let of_operator = is_of_operator(request.uri().path());
             let under_way = of_operator.then(|| UnderWay::new(calls.clone()));
-            let answering = self.clone().answer(peer.clone(), request);
+            let peer = callers.of(request.headers());
+            let answering = self.clone().answer(peer, request);
             async move {
                 let _under_way = under_way;
                 answering.await
@@ -159,7 +169,7 @@ impl Door {
             biased;
             ended = poll_fn(|cx| turn(connection.as_mut(), &release, cx)) => Some(ended),
             () = stop.cancelled() => None,
-            () = sleep(inner.connection_age_max) => None,
+            () = sleep(age_max) => None,
             () = idle(under_way) => None,
         };
         let ended = match ended {
@@ -167,9 +177,7 @@ impl Door {
             None => {
                 connection.as_mut().graceful_shutdown();
                 let finishing = poll_fn(|cx| turn(connection.as_mut(), &release, cx));
-                timeout(inner.call_timeout, finishing)
-                    .await
-                    .unwrap_or(Ok(()))
+                timeout(finish_max, finishing).await.unwrap_or(Ok(()))
             }
         };
         if let Err(error) = ended {
@@ -245,14 +253,14 @@ impl Drop for Counted<'_> {
 }
 
 /// Lets bytes leave once what they answer is in the audit log.
-struct Recorded {
+struct Written {
     audit: Audit,
-    peer: Peer,
+    recorded: Recorded,
 }
 
-impl Gate for Recorded {
+impl Gate for Written {
     fn open(&self) -> io::Result<()> {
-        self.audit.written_up_to(self.peer.recorded())
+        self.audit.written_up_to(self.recorded.get())
     }
 }
 
