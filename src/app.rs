@@ -32,6 +32,7 @@ use crate::{
         callers::Identification,
         connection::Door,
         cores::{Cores, Listeners, Serving},
+        identity_service::IdentityService,
         listener::Acceptor,
         metrics_endpoint,
         records::Records,
@@ -120,11 +121,7 @@ impl Broker {
             &config.policy.file,
             &config.identity.trust_domain,
         )?);
-        let client_ca = config.identity.client_ca_file.as_deref();
-        let tls = config.server.tls.as_ref();
-        let tls = tls
-            .map(|tls| tls::server_config(tls, client_ca))
-            .transpose()?;
+        let tls = server_tls(config)?;
         let metrics = Arc::new(Metrics::new());
         let upstream = Upstream::new(config, clock, &metrics)?;
         let listeners = Listeners::bind(&config.server.listen, config.server.threads())?;
@@ -140,8 +137,12 @@ impl Broker {
         let limits = &config.server.limits;
         let seal = Seal::new(records.clone(), metrics.clone());
         let reflection = config.server.reflection;
-        let (audited, counted) = (audit.clone(), metrics.clone());
-        let door = Door::new(seal.clone(), reflection, limits, audited, counted);
+        let identity = IdentityService {
+            mode: config.identity.mode,
+            policy: policy.clone(),
+            metrics: metrics.clone(),
+        };
+        let door = Door::new(seal.clone(), identity, reflection, limits, audit.clone());
         let (address, is_sealed) = (listeners.address.clone(), door.is_sealed());
         metrics.gauge("sealed", SEALED, move || is_sealed().into());
         let identification = Identification::new(&config.identity, policy.clone(), metrics.clone());
@@ -213,6 +214,17 @@ impl Broker {
         self.cores.one_ended().await;
         Error::Serving("a thread that serves callers is gone".to_owned())
     }
+}
+
+/// None where a proxy speaks in plaintext.
+fn server_tls(config: &Config) -> Result<Option<Arc<rustls::ServerConfig>>, Error> {
+    let client_ca = config.identity.client_ca_file.as_deref();
+    let Some(tls) = &config.server.tls else {
+        let (mode, listen) = (config.identity.mode.name(), &config.server.listen);
+        tracing::warn!(mode, %listen, "NO TLS: tokens and secrets cross this address as they are");
+        return Ok(None);
+    };
+    Ok(Some(tls::server_config(tls, client_ca)?))
 }
 
 fn open_audit(config: &Config) -> Result<Audit, Error> {

@@ -20,6 +20,7 @@ use crate::{
         },
         v1::{
             ErrorReason,
+            identity_service_server::IdentityServiceServer,
             token_service_server::{self, TokenServiceServer},
         },
     },
@@ -33,6 +34,7 @@ mod fields;
 pub mod forwarded;
 mod gather;
 mod get_token;
+pub mod identity_service;
 mod idle;
 pub mod listener;
 pub mod metrics_endpoint;
@@ -49,6 +51,7 @@ pub mod token_service;
 mod unary;
 mod watch;
 
+use identity_service::IdentityService;
 use listener::Peer;
 use organization_service::OrganizationService;
 use store_service::StoreService;
@@ -88,6 +91,7 @@ fn routes(
     tokens: Arc<impl token_service_server::TokenService>,
     organizations: impl organization_service_server::OrganizationService,
     store: impl store_service_server::StoreService,
+    identity: IdentityService,
     reflection: bool,
 ) -> Routes {
     let tokens =
@@ -95,7 +99,10 @@ fn routes(
     let organizations = OrganizationServiceServer::new(organizations)
         .max_decoding_message_size(ADMIN_REQUEST_BYTES_MAX);
     let store = StoreServiceServer::new(store).max_decoding_message_size(ADMIN_REQUEST_BYTES_MAX);
+    let identity =
+        IdentityServiceServer::new(identity).max_decoding_message_size(TOKEN_REQUEST_BYTES_MAX);
     let routes = Routes::new(tokens)
+        .add_service(identity)
         .add_service(organizations)
         .add_service(store);
     if !reflection {

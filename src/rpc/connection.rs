@@ -30,6 +30,7 @@ use super::{
     HEADERS_BYTES_MAX, LOCAL_RESETS_MAX, Services, deadline,
     gather::{Gate, gather, turn},
     get_token,
+    identity_service::IdentityService,
     idle::{UnderWay, idle, is_of_operator},
     listener::{CallersConnection, Peer, Recorded},
     routes,
@@ -57,6 +58,8 @@ struct Inner {
     /// broker starts are served a moment later, and not sent away for seconds.
     settled: CancellationToken,
     reflection: bool,
+    /// Answers, too, as long as the broker is sealed.
+    identity: IdentityService,
     audit: Audit,
     metrics: Arc<Metrics>,
     http2: http2::Builder<InTurn>,
@@ -79,11 +82,19 @@ impl Door {
     #[must_use]
     pub fn new(
         seal: Seal,
+        identity: IdentityService,
         reflection: bool,
         limits: &LimitsConfig,
         audit: Audit,
-        metrics: Arc<Metrics>,
     ) -> Self {
+        let metrics = identity.metrics.clone();
+        let sealed = routes(
+            Arc::new(seal.clone()),
+            seal.clone(),
+            seal,
+            identity.clone(),
+            reflection,
+        );
         let mut http2 = http2::Builder::new(InTurn);
         http2
             .timer(TokioTimer::new())
@@ -94,9 +105,10 @@ impl Door {
             .max_local_error_reset_streams(LOCAL_RESETS_MAX);
         Self(Arc::new(Inner {
             open: OnceLock::new(),
-            sealed: routes(Arc::new(seal.clone()), seal.clone(), seal, reflection),
+            sealed,
             settled: CancellationToken::new(),
             reflection,
+            identity,
             audit,
             metrics,
             http2,
@@ -113,6 +125,7 @@ impl Door {
             tokens.clone(),
             services.organizations,
             services.store,
+            self.0.identity.clone(),
             self.0.reflection,
         );
         let _ = self.0.open.set(Open { tokens, routes });
