@@ -45,9 +45,16 @@ pub enum Unidentified {
     /// It is not written as the proxy writes it, so somebody else may have written in it.
     #[error("the header of identity.mode is not well-formed")]
     Malformed,
-    /// Its last element is of another proxy.
-    #[error("the last element of x-forwarded-client-cert is not by the proxy of identity.xfcc_by")]
+    /// Its last element is of another proxy, or another one is of this proxy.
+    #[error(
+        "in x-forwarded-client-cert the last element, and no other, must be by identity.xfcc_by"
+    )]
     By,
+    /// It has several elements, and which is the proxy's own cannot be told.
+    #[error(
+        "without identity.xfcc_by x-forwarded-client-cert must have one element; have the proxy replace what it is sent"
+    )]
+    ManyElements,
     /// Its last element has no URI, or more than one.
     #[error("the last element of x-forwarded-client-cert must have exactly one URI, a SPIFFE ID")]
     NotOneForwardedUri,
@@ -73,6 +80,7 @@ impl Unidentified {
             Self::LongHeader => "header_too_long",
             Self::Malformed => "header_malformed",
             Self::By => "header_by_another_proxy",
+            Self::ManyElements => "header_many_elements",
             Self::NotOneForwardedUri => "header_not_one_uri",
             Self::NoServiceAccount => "header_no_service_account",
         }

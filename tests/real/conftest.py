@@ -82,9 +82,9 @@ def brokers():
 def start_broker(brokers, ca, tmp_path_factory):
     """Starts a broker that takes the given URL for Entra."""
 
-    def start(authority_url, kek=None):
+    def start(authority_url, kek=None, proxied=None):
         identity = ca.server(f"broker-{len(brokers)}")
-        broker = Broker(tmp_path_factory.mktemp("broker"), ca, identity, authority_url, kek)
+        broker = Broker(tmp_path_factory.mktemp("broker"), ca, identity, authority_url, kek, proxied)
         brokers.append(broker)
         broker.start()
         return broker

@@ -6,6 +6,11 @@
 //! sidecars do, all others are the client's to choose, and so is how they end: a quote left open there
 //! would swallow the last one. So the whole header has to be well-formed, or it names nobody; nothing
 //! is guessed.
+//!
+//! Nor is the last element all of the proxy's: Envoy copies the URI out of the certificate as it is, and
+//! one with a comma in it, where a CA issues such, ends the element and begins another. So what the
+//! proxy is called by may stand in no element but the last; where that is not known, there may be no
+//! other element.
 
 use super::Unidentified;
 
@@ -18,6 +23,15 @@ pub const BYTES_MAX: usize = 4096;
 struct Element<'a> {
     uri: Given<'a>,
     by: Given<'a>,
+}
+
+/// An element before the last one, as far as it matters.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Before {
+    Nothing,
+    OfOthers,
+    /// It has the name of the proxy that wrote the last one.
+    OfProxy,
 }
 
 /// What a key is given.
@@ -48,18 +62,22 @@ pub fn client<'a>(header: &'a [u8], by: Option<&str>) -> Result<&'a str, Unident
     let printable = header.iter().all(|byte| (b' '..=b'~').contains(byte));
     let text = str::from_utf8(header).ok().filter(|_| printable);
     let mut rest = text.ok_or(Unidentified::Malformed)?;
+    let mut before = Before::Nothing;
     let last = loop {
         let (element, more) = element(rest)?;
-        match more {
-            Some(more) => rest = more,
-            None => break element,
+        let Some(more) = more else {
+            break element;
+        };
+        if before != Before::OfProxy {
+            before = element.is_by(by);
         }
+        rest = more;
     };
-    match (by, last.by) {
-        (_, Given::Again) => return Err(Unidentified::By),
-        (Some(by), Given::Once(named)) if named == by => {}
-        (Some(_), _) => return Err(Unidentified::By),
-        (None, _) => {}
+    match (by, before, last.by) {
+        (None, Before::Nothing, Given::Not | Given::Once(_)) => {}
+        (None, Before::OfOthers | Before::OfProxy, _) => return Err(Unidentified::ManyElements),
+        (Some(by), Before::Nothing | Before::OfOthers, Given::Once(named)) if named == by => {}
+        _ => return Err(Unidentified::By),
     }
     match last.uri {
         Given::Once(uri) if !uri.is_empty() => Ok(uri),
@@ -123,6 +141,18 @@ fn closing_quote(quoted: &str) -> Option<usize> {
         escaped = byte == b'\\' && !escaped;
         closes
     })
+}
+
+impl Element<'_> {
+    /// Of whom it is, where it is not the last.
+    fn is_by(&self, proxy: Option<&str>) -> Before {
+        match (self.by, proxy) {
+            (Given::Once(named), Some(proxy)) if named != proxy => Before::OfOthers,
+            (Given::Not, _) | (_, None) => Before::OfOthers,
+            // One that has several names may have this one.
+            (Given::Once(_) | Given::Again, Some(_)) => Before::OfProxy,
+        }
+    }
 }
 
 impl<'a> Given<'a> {

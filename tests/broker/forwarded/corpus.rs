@@ -38,13 +38,12 @@ fn own_elements() -> Vec<String> {
 }
 
 /// What a client may have sent, to which a proxy that appends adds its element, and whether that is
-/// well-formed.
+/// well-formed, and not in the proxy's name.
 fn sent() -> Vec<(String, bool)> {
     let (admin, by) = (pki::spiffe_id("admin"), format!("By={PROXY}"));
     let well_formed = [
         format!("By=spiffe://x;URI={admin}"),
-        format!("{by};URI={admin}"),
-        format!("{by};Hash=00;URI={admin},{by};Hash=00;URI={admin}"),
+        format!("By=spiffe://x;Hash=00;URI={admin},By={admin};Hash=00;URI={admin}"),
         format!("URI={admin};Subject=\"\""),
         format!("Subject=\"a,{by};URI={admin}\""),
         format!("Subject=\"a\\\",{by};URI={admin}\""),
@@ -55,8 +54,12 @@ fn sent() -> Vec<(String, bool)> {
         "DNS=%22;DNS=%2C".to_owned(),
         "Unknown=x".to_owned(),
     ];
-    let malformed = [
+    let refused = [
         String::new(),
+        // The proxy's own name, which nobody else writes.
+        format!("{by};URI={admin}"),
+        format!("{by};Hash=00;URI={admin},By=spiffe://x"),
+        format!("By=spiffe://x;{by};URI={admin}"),
         format!("URI={admin};Subject=\""),
         format!("{by};URI={admin};Subject=\""),
         format!("{by};URI={admin};Subject=\"\\"),
@@ -78,11 +81,11 @@ fn sent() -> Vec<(String, bool)> {
         "\\".to_owned(),
     ];
     let of = |worth: bool| move |sent: String| (sent, worth);
-    let malformed = malformed.into_iter().map(of(false));
+    let refused = refused.into_iter().map(of(false));
     well_formed
         .into_iter()
         .map(of(true))
-        .chain(malformed)
+        .chain(refused)
         .collect()
 }
 
@@ -202,7 +205,9 @@ pub(super) fn xfcc() -> Vec<Case> {
         cases.push(Case::of(LINKERD, own.clone(), None));
         for bad in bad_elements() {
             // What came before does not stand in for it.
-            cases.push(Case::of(XFCC, format!("{own},{bad}"), None));
+            cases.push(Case::of(XFCC, bad.clone(), None));
+            let before = format!("By=spiffe://x;URI={worker}");
+            cases.push(Case::of(XFCC, format!("{before},{bad}"), None));
         }
     }
     for byte in 0x80..=0xff {
