@@ -23,14 +23,16 @@ use crate::{
     audit::Audit,
     authz::Policy,
     clock::Clock,
-    config::{self, Config},
+    config::{self, Config, ListenAddress},
     entra, kek,
     lockdown::{self, Guards, Lockdown},
     metrics::Metrics,
     rpc::{
         self, Health,
+        callers::Identification,
         connection::Door,
         cores::{Cores, Listeners, Serving},
+        identity_service::IdentityService,
         listener::Acceptor,
         metrics_endpoint,
         records::Records,
@@ -58,7 +60,7 @@ const SEALED: &str = "Whether every call is refused since the store is not open:
 #[derive(Debug)]
 pub struct Broker {
     /// Where callers are served.
-    pub address: SocketAddr,
+    pub address: ListenAddress,
     /// Where the health service is served.
     pub health_address: Option<SocketAddr>,
     /// Where the figures are served.
@@ -121,10 +123,10 @@ impl Broker {
             &config.policy.file,
             &config.identity.trust_domain,
         )?);
-        let tls = tls::server_config(&config.server.tls, &config.identity)?;
+        let tls = server_tls(config)?;
         let metrics = Arc::new(Metrics::new());
         let upstream = Upstream::new(config, clock, &metrics)?;
-        let listeners = Listeners::bind(config.server.listen, config.server.threads())?;
+        let listeners = Listeners::bind(&config.server.listen, config.server.threads())?;
         let audit = open_audit(config)?;
         let (end, tasks) = (CancellationToken::new(), TaskTracker::new());
         // Ends, too, where the broker is dropped without being stopped.
@@ -137,14 +139,19 @@ impl Broker {
         let limits = &config.server.limits;
         let seal = Seal::new(records.clone(), metrics.clone());
         let reflection = config.server.reflection;
-        let (audited, counted) = (audit.clone(), metrics.clone());
+        let identity = IdentityService {
+            mode: config.identity.mode,
+            policy: policy.clone(),
+            metrics: metrics.clone(),
+        };
         let deliveries = Deliveries::default();
-        let out = deliveries.clone();
-        let door = Door::new(seal.clone(), reflection, limits, audited, out, counted);
-        let (address, is_sealed) = (listeners.address, door.is_sealed());
+        let (audited, out) = (audit.clone(), deliveries.clone());
+        let door = Door::new(seal.clone(), identity, reflection, limits, audited, out);
+        let (address, is_sealed) = (listeners.address.clone(), door.is_sealed());
         metrics.gauge("sealed", SEALED, move || is_sealed().into());
+        let identification = Identification::new(&config.identity, policy.clone(), metrics.clone());
         let serving = Serving {
-            acceptor: Acceptor::new(tls, &config.identity.trust_domain, policy.clone(), limits),
+            acceptor: Acceptor::new(tls, identification, limits),
             door: door.clone(),
             stop: stop.clone(),
             end: end.clone(),
@@ -212,6 +219,17 @@ impl Broker {
         self.cores.one_ended().await;
         Error::Serving("a thread that serves callers is gone".to_owned())
     }
+}
+
+/// None where a proxy speaks in plaintext.
+fn server_tls(config: &Config) -> Result<Option<Arc<rustls::ServerConfig>>, Error> {
+    let client_ca = config.identity.client_ca_file.as_deref();
+    let Some(tls) = &config.server.tls else {
+        let (mode, listen) = (config.identity.mode.name(), &config.server.listen);
+        tracing::warn!(mode, %listen, "NO TLS: tokens and secrets cross this address as they are");
+        return Ok(None);
+    };
+    Ok(Some(tls::server_config(tls, client_ca)?))
 }
 
 fn open_audit(config: &Config) -> Result<Audit, Error> {

@@ -15,6 +15,8 @@ use crate::{
     organization::{OrganizationId, Resource},
 };
 
+mod description;
+
 /// What a caller wants to do.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Hash)]
 #[serde(rename_all = "snake_case")]
@@ -80,7 +82,7 @@ pub struct Caller {
 #[serde(deny_unknown_fields)]
 struct PolicyFile {
     #[serde(default)]
-    grant: Vec<GrantEntry>,
+    grant: Vec<toml::Spanned<GrantEntry>>,
 }
 
 #[derive(Deserialize)]
@@ -107,6 +109,8 @@ struct Grant {
     actions: Vec<Action>,
     organizations: Vec<OrganizationPattern>,
     resources: Vec<ResourceName>,
+    /// Where the policy has it.
+    line: usize,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -136,11 +140,12 @@ impl Policy {
     pub fn parse(text: &str, trust_domain: &TrustDomain) -> Result<Self, String> {
         let file: PolicyFile = toml::from_str(text).map_err(|error| error.to_string())?;
         let mut policy = Self::default();
+        let line_of = |at: usize| text[..at].matches('\n').count() + 1;
         for entry in file.grant {
-            policy.add(entry, trust_domain).map_err(|(at, reason)| {
-                let line = text[..at].matches('\n').count() + 1;
-                format!("line {line}: {reason}")
-            })?;
+            let line = line_of(entry.span().start);
+            policy
+                .add(entry.into_inner(), line, trust_domain)
+                .map_err(|(at, reason)| format!("line {}: {reason}", line_of(at)))?;
         }
         Ok(policy)
     }
@@ -148,6 +153,7 @@ impl Policy {
     fn add(
         &mut self,
         entry: GrantEntry,
+        line: usize,
         trust_domain: &TrustDomain,
     ) -> Result<(), (usize, String)> {
         let mut organizations = Vec::new();
@@ -181,6 +187,7 @@ impl Policy {
             actions: entry.actions,
             organizations,
             resources: entry.resources,
+            line,
         });
         for caller in entry.callers {
             let at = caller.span().start;

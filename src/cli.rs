@@ -14,6 +14,7 @@ mod store;
 mod table;
 mod token;
 mod value;
+mod whoami;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -132,6 +133,8 @@ pub enum RemoteCommand {
     /// Back the store up and restore it, look after its keys.
     #[command(subcommand)]
     Store(StoreCommand),
+    /// Show who this caller is to the broker, on whose word, and what its policy grants.
+    Whoami,
 }
 
 /// Runs a command that calls a broker, and returns the exit code that `--help` explains.
@@ -165,6 +168,7 @@ fn execute(
             RemoteCommand::Org(command) => organization::run(options, command, console).await,
             RemoteCommand::Token(command) => token::run(options, command, console).await,
             RemoteCommand::Store(command) => store::run(options, command, console).await,
+            RemoteCommand::Whoami => whoami::run(options, console).await,
         }
     });
     done.and_then(|()| console.out.flush().map_err(Error::Io))
@@ -217,6 +221,7 @@ mod tests {
     fn output_token_goes_only_with_token_get() {
         for line in [
             "kodo-broker -o token org list",
+            "kodo-broker -o token whoami",
             "kodo-broker -o token token watch contoso graph",
             "kodo-broker -o token token report contoso graph --fingerprint f --status 401",
         ] {

@@ -104,6 +104,7 @@
 //! No `Debug` shows a token.
 
 mod cache;
+mod caller;
 mod challenge;
 mod connection;
 mod error;
@@ -128,6 +129,7 @@ use self::{
     token::Key,
 };
 pub use self::{
+    caller::who_am_i,
     challenge::ClaimsChallenge,
     connection::ConnectionConfig,
     error::{Error, FieldViolation, Help, Origin},

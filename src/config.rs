@@ -7,16 +7,17 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Deserializer, de};
-use spiffe::TrustDomain;
+use serde::Deserialize;
 
 mod entra;
+mod identity;
 mod kek;
 mod server;
 
 pub use entra::EntraConfig;
+pub use identity::{IdentityConfig, IdentityMode, TrustedProxy};
 pub use kek::{KekConfig, KubernetesConfig, TransitConfig, WrapWith};
-pub use server::{LimitsConfig, ServerConfig, TlsConfig};
+pub use server::{LimitsConfig, ListenAddress, ServerConfig, TlsConfig};
 
 /// Longest configuration or policy file, in bytes.
 pub const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -47,17 +48,6 @@ pub struct Config {
     /// What is logged.
     #[serde(default)]
     pub log: LogConfig,
-}
-
-/// `[identity]`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct IdentityConfig {
-    /// The SPIFFE trust domain of all callers.
-    #[serde(deserialize_with = "trust_domain")]
-    pub trust_domain: TrustDomain,
-    /// CAs of that trust domain, PEM.
-    pub client_ca_file: PathBuf,
 }
 
 /// `[policy]`.
@@ -193,9 +183,11 @@ impl Config {
     /// Parses a configuration.
     ///
     /// # Errors
-    /// What is wrong and in which line.
+    /// What is wrong and, where it is in one, in which line.
     pub fn parse(text: &str) -> Result<Self, String> {
-        toml::from_str(text).map_err(|error| error.to_string())
+        let config: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        config.identity.check(&config.server)?;
+        Ok(config)
     }
 }
 
@@ -235,11 +227,6 @@ impl TokensConfig {
         let max = usize::try_from(self.streams_max.get()).unwrap_or(usize::MAX);
         max.min(tokio::sync::Semaphore::MAX_PERMITS)
     }
-}
-
-fn trust_domain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TrustDomain, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    TrustDomain::new(&text).map_err(de::Error::custom)
 }
 
 /// Reads a text file of bounded length.

@@ -156,7 +156,7 @@ async fn start(listen: SocketAddr, folder: Folder, lockdown: &Lockdown) -> Resul
     if let Some(sealed) = broker.sealed.take() {
         return Err(sealed.into());
     }
-    folder.write_connections(broker.address)?;
+    folder.write_connections(&broker.address)?;
     Ok(Running {
         broker,
         simulator,
@@ -216,7 +216,7 @@ fn say_how_to_go_on(running: &Running, console: &mut Console<'_>) -> Result<(), 
     let admin = format!("{program} --connection {}", folder.shown("admin.toml"));
     let worker = format!("{program} --connection {}", folder.shown("worker.toml"));
     let secret = folder.shown("fabrikam.secret");
-    let address = running.broker.address;
+    let address = &running.broker.address;
     let (ca, crt, key) = (
         folder.shown("ca.pem"),
         folder.shown("worker.crt"),

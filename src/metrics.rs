@@ -40,6 +40,18 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Connections closed since their client floods.
     pub floods: Counter,
+    identity_headers: Family<IdentityHeader, Counter>,
+    unidentified: Family<Unidentified, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct IdentityHeader {
+    header: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Unidentified {
+    reason: &'static str,
 }
 
 /// Labels of a call.
@@ -91,6 +103,18 @@ impl Metrics {
             "Connections closed since the client sent many more frames than calls",
             floods.clone(),
         );
+        let identity_headers = Family::<IdentityHeader, Counter>::default();
+        registry.register(
+            "identity_headers_ignored",
+            "Calls with a header that says who the caller is, and that identity.mode does not believe",
+            identity_headers.clone(),
+        );
+        let unidentified = Family::<Unidentified, Counter>::default();
+        registry.register(
+            "callers_unidentified",
+            "Connections, or calls through a proxy, of whom nobody knows, by reason",
+            unidentified.clone(),
+        );
         let tokens = calls.get_or_create_owned(&Call {
             rpc: "GetToken",
             outcome: "OK",
@@ -105,6 +129,8 @@ impl Metrics {
             miss,
             connections,
             floods,
+            identity_headers,
+            unidentified,
         }
     }
 
@@ -121,6 +147,20 @@ impl Metrics {
             Cache::Miss => &self.miss,
         };
         histogram.observe(after.as_secs_f64());
+    }
+
+    /// Counts a call with a header that another mode of identification would believe.
+    pub fn identity_header_ignored(&self, header: &'static str) {
+        let counter = self
+            .identity_headers
+            .get_or_create(&IdentityHeader { header });
+        counter.inc();
+    }
+
+    /// Counts somebody who is nobody, by why.
+    pub fn unidentified(&self, reason: &'static str) {
+        let counter = self.unidentified.get_or_create(&Unidentified { reason });
+        counter.inc();
     }
 
     /// Adds a figure that is read when it is asked for.

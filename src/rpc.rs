@@ -20,18 +20,22 @@ use crate::{
         },
         v1::{
             ErrorReason,
+            identity_service_server::IdentityServiceServer,
             token_service_server::{self, TokenServiceServer},
         },
     },
 };
 
+pub mod callers;
 pub mod connection;
 pub mod cores;
 mod credential_message;
 mod fields;
+pub mod forwarded;
 mod gather;
 mod get_token;
 mod handshakes;
+pub mod identity_service;
 mod idle;
 mod in_turn;
 pub mod listener;
@@ -44,12 +48,14 @@ pub mod records;
 mod report;
 mod request_body;
 pub mod seal;
+pub mod socket;
 mod status;
 pub mod store_service;
 pub mod token_service;
 mod unary;
 mod watch;
 
+use identity_service::IdentityService;
 use listener::Peer;
 use organization_service::OrganizationService;
 use store_service::StoreService;
@@ -92,6 +98,7 @@ fn routes(
     tokens: Arc<impl token_service_server::TokenService>,
     organizations: impl organization_service_server::OrganizationService,
     store: impl store_service_server::StoreService,
+    identity: IdentityService,
     reflection: bool,
 ) -> Routes {
     let tokens =
@@ -99,7 +106,10 @@ fn routes(
     let organizations = OrganizationServiceServer::new(organizations)
         .max_decoding_message_size(ADMIN_REQUEST_BYTES_MAX);
     let store = StoreServiceServer::new(store).max_decoding_message_size(ADMIN_REQUEST_BYTES_MAX);
+    let identity =
+        IdentityServiceServer::new(identity).max_decoding_message_size(TOKEN_REQUEST_BYTES_MAX);
     let routes = Routes::new(tokens)
+        .add_service(identity)
         .add_service(organizations)
         .add_service(store);
     if !reflection {

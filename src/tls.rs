@@ -1,4 +1,4 @@
-//! TLS as a server: TLS 1.3, a client certificate from everybody.
+//! TLS as a server: TLS 1.3, a client certificate from everybody, unless a proxy says who callers are.
 
 use std::{
     fs, io,
@@ -12,10 +12,7 @@ use rustls::{
     server::{NoServerSessionStorage, WebPkiClientVerifier},
 };
 
-use crate::{
-    config::{IdentityConfig, TlsConfig},
-    private_file,
-};
+use crate::{config::TlsConfig, private_file};
 
 /// Longest key file, in bytes.
 const KEY_BYTES_MAX: usize = 64 * 1024;
@@ -51,7 +48,7 @@ pub enum Error {
     },
 }
 
-/// The configuration of the broker's listener.
+/// The configuration of the broker's listener. Without CAs it asks nobody for a certificate.
 ///
 /// No session is resumed: a resumed one would not be checked against the client CAs again
 /// (RFC 8446 §2.2).
@@ -60,24 +57,20 @@ pub enum Error {
 /// [`Error`] names the file that cannot be used.
 pub fn server_config(
     tls: &TlsConfig,
-    identity: &IdentityConfig,
+    client_ca_file: Option<&Path>,
 ) -> Result<Arc<ServerConfig>, Error> {
     let unusable = |reason: String| Error::Unusable {
         certificate: tls.certificate_file.clone(),
         key: tls.key_file.clone(),
         reason,
     };
-    let mut roots = RootCertStore::empty();
-    for ca in certificates(&identity.client_ca_file)? {
-        roots.add(ca).map_err(|_| Error::Malformed {
-            file: identity.client_ca_file.clone(),
-            expected: "usable CA certificate",
-        })?;
-    }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone())
-        .build()
-        .map_err(|error| unusable(error.to_string()))?;
+    let verifier = match client_ca_file {
+        Some(file) => WebPkiClientVerifier::builder_with_provider(roots(file)?, provider.clone())
+            .build()
+            .map_err(|error| unusable(error.to_string()))?,
+        None => WebPkiClientVerifier::no_client_auth(),
+    };
     let builder = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| unusable(error.to_string()))?;
@@ -92,6 +85,17 @@ pub fn server_config(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
+}
+
+fn roots(file: &Path) -> Result<Arc<RootCertStore>, Error> {
+    let mut roots = RootCertStore::empty();
+    for ca in certificates(file)? {
+        roots.add(ca).map_err(|_| Error::Malformed {
+            file: file.to_owned(),
+            expected: "usable CA certificate",
+        })?;
+    }
+    Ok(roots.into())
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {

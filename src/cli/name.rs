@@ -4,7 +4,7 @@ use clap::ValueEnum;
 
 use crate::pb::{
     admin::v1::{Cloud, CredentialKind, OrganizationState, WarningReason},
-    v1::{Purpose, Resource},
+    v1::{IdentitySource, Purpose, Resource},
 };
 
 /// A Microsoft cloud.
@@ -109,6 +109,16 @@ pub(super) fn credential_kind(value: i32) -> String {
     )
 }
 
+/// The word for the source of an identity, as `identity.mode` of the configuration has it.
+pub(super) fn identity_source(value: i32) -> String {
+    let source = IdentitySource::try_from(value).ok();
+    word(
+        value,
+        source.map(|source| source.as_str_name()),
+        "IDENTITY_SOURCE_",
+    )
+}
+
 /// The name of a warning's reason, in capitals like the reason of an error.
 pub(super) fn warning_reason(value: i32) -> String {
     let reason = WarningReason::try_from(value).ok();
@@ -170,6 +180,7 @@ mod tests {
             "client-secret"
         );
         assert_eq!(warning_reason(WarningReason::KeyShort.into()), "KEY_SHORT");
+        assert_eq!(identity_source(IdentitySource::Mtls.into()), "mtls");
         assert_eq!(cloud(77), "unknown-77");
     }
 }

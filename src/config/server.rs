@@ -1,6 +1,7 @@
 //! `[server]`: where and how callers are served.
 
 use std::{
+    fmt,
     net::SocketAddr,
     num::{NonZeroU16, NonZeroU32, NonZeroUsize},
     path::PathBuf,
@@ -15,8 +16,8 @@ use tokio::sync::Semaphore;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServerConfig {
-    /// Where gRPC over mutual TLS is served.
-    pub listen: SocketAddr,
+    /// Where gRPC is served.
+    pub listen: ListenAddress,
     /// Where the plaintext health service is served.
     pub health_listen: Option<SocketAddr>,
     /// Where the figures are served, in plaintext.
@@ -26,11 +27,21 @@ pub struct ServerConfig {
     /// Whether gRPC reflection is answered.
     #[serde(default)]
     pub reflection: bool,
-    /// The broker's own certificate.
-    pub tls: TlsConfig,
+    /// The broker's own certificate; without one it serves in plaintext, which only a proxy may use.
+    pub tls: Option<TlsConfig>,
     /// What callers may take of it.
     #[serde(default)]
     pub limits: LimitsConfig,
+}
+
+/// Where gRPC is served.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(try_from = "String")]
+pub enum ListenAddress {
+    /// To a network.
+    Tcp(SocketAddr),
+    /// To processes of this machine that may open this file.
+    Unix(PathBuf),
 }
 
 /// `[server.limits]`.
@@ -67,6 +78,46 @@ pub struct TlsConfig {
     pub certificate_file: PathBuf,
     /// Its key, PEM.
     pub key_file: PathBuf,
+}
+
+impl ListenAddress {
+    /// The address, if it is one of a network.
+    #[must_use]
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl TryFrom<String> for ListenAddress {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.strip_prefix("unix:").map(PathBuf::from) {
+            Some(path) if path.is_absolute() => Ok(Self::Unix(path)),
+            Some(_) => Err(format!("`{text}`: the path after `unix:` must begin with `/`")),
+            None => text.parse().map(Self::Tcp).map_err(|_| {
+                format!("`{text}` is neither an address with a port, as in \"0.0.0.0:8443\", nor `unix:` with a path")
+            }),
+        }
+    }
+}
+
+impl From<SocketAddr> for ListenAddress {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address)
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 impl Default for LimitsConfig {

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::Error;
 use crate::{
     clock::Clock,
+    config::ListenAddress,
     sealed,
     simulator::pki::{
         ApplicationCertificate, CertificateAuthority, Identity, KeyKind, Leaf,
@@ -131,7 +132,7 @@ impl Folder {
     }
 
     /// What the command line needs to reach the broker.
-    pub(super) fn write_connections(&self, address: SocketAddr) -> Result<(), Error> {
+    pub(super) fn write_connections(&self, address: &ListenAddress) -> Result<(), Error> {
         for name in ["worker", "admin"] {
             let connection = format!(
                 "endpoint = \"https://{address}\"\nca_file = \"ca.pem\"\n\

@@ -27,9 +27,10 @@ use super::{
     HEADERS_BYTES_MAX, LOCAL_RESETS_MAX, PENDING_RESETS_MAX, Services, deadline,
     gather::{Gate, gather, turn},
     get_token,
+    identity_service::IdentityService,
     idle::{UnderWay, idle, is_of_operator, is_stream},
     in_turn::InTurn,
-    listener::{Peer, TlsConnection},
+    listener::{CallersConnection, Outgoing, Peer},
     request_body::RequestBody,
     routes,
     seal::Seal,
@@ -65,6 +66,8 @@ struct Inner {
     /// broker starts are served a moment later, and not sent away for seconds.
     settled: CancellationToken,
     reflection: bool,
+    /// Answers, too, as long as the broker is sealed.
+    identity: IdentityService,
     audit: Audit,
     deliveries: Deliveries,
     metrics: Arc<Metrics>,
@@ -75,6 +78,8 @@ struct Inner {
     transfer_timeout: Duration,
     /// How long a client may take for the first frame after its handshake.
     mute_max: Duration,
+    /// The same where nobody calls who could be answered.
+    nobody_age_max: Duration,
     call_timeout: Duration,
 }
 
@@ -91,17 +96,26 @@ impl Door {
     #[must_use]
     pub fn new(
         seal: Seal,
+        identity: IdentityService,
         reflection: bool,
         limits: &LimitsConfig,
         audit: Audit,
         deliveries: Deliveries,
-        metrics: Arc<Metrics>,
     ) -> Self {
+        let metrics = identity.metrics.clone();
+        let sealed = routes(
+            Arc::new(seal.clone()),
+            seal.clone(),
+            seal,
+            identity.clone(),
+            reflection,
+        );
         Self(Arc::new(Inner {
             open: OnceLock::new(),
-            sealed: routes(Arc::new(seal.clone()), seal.clone(), seal, reflection),
+            sealed,
             settled: CancellationToken::new(),
             reflection,
+            identity,
             audit,
             deliveries,
             metrics,
@@ -110,6 +124,7 @@ impl Door {
             transfer_timeout: limits.transfer_timeout(),
             connection_age_max: limits.connection_age_max(),
             mute_max: limits.handshake_timeout(),
+            nobody_age_max: limits.handshake_timeout(),
             call_timeout: limits.call_timeout(),
         }))
     }
@@ -121,6 +136,7 @@ impl Door {
             tokens.clone(),
             services.organizations,
             services.store,
+            self.0.identity.clone(),
             self.0.reflection,
         );
         let _ = self.0.open.set(Open { tokens, routes });
@@ -143,17 +159,25 @@ impl Door {
         }
     }
 
-    /// Serves a connection until the client leaves, it is too old or idle, or `stop`; then lets its calls finish. One that begins with nothing, or floods, ends at once.
-    pub async fn serve(&self, connection: TlsConnection, stop: &CancellationToken) {
-        let peer = connection.peer.clone();
+    /// Serves a connection until the client leaves, it is too old or idle, or `stop`; then lets its
+    /// calls finish. One that begins with nothing, or floods, ends at once.
+    pub async fn serve(&self, connection: CallersConnection, stop: &CancellationToken) {
+        let callers = connection.peer.clone();
+        let outgoing = callers.outgoing();
         let inner = &self.0;
+        let (age_max, finish_max) = if callers.are_nobody() {
+            // Told so, and then they are not to take a place from those who are somebody.
+            (inner.nobody_age_max, inner.nobody_age_max)
+        } else {
+            (inner.connection_age_max, inner.call_timeout)
+        };
         inner.metrics.connections.inc();
         let _counted = Counted(&inner.metrics);
         // Until the stream, which is dropped before, is closed.
-        let _open = inner.deliveries.open(peer.route().clone());
-        let gate = Recorded {
+        let _open = inner.deliveries.open(outgoing.route().clone());
+        let gate = Written {
             audit: inner.audit.clone(),
-            peer: peer.clone(),
+            outgoing: outgoing.clone(),
         };
         let (stream, release) = gather(connection, gate);
         let (calls, under_way) = watch::channel(0);
@@ -164,8 +188,9 @@ impl Door {
             let under_way = is_of_operator(path).then(|| UnderWay::new(calls.clone()));
             turns.calls().begin(is_stream(path));
             let (calls, time_max) = (turns.calls().clone(), inner.transfer_timeout);
+            let peer = callers.of(request.headers());
             let request = request.map(|body| RequestBody::new(body, calls, time_max));
-            let answering = self.clone().answer(peer.clone(), request);
+            let answering = self.clone().answer(peer, request);
             async move {
                 let _under_way = under_way;
                 answering.await
@@ -183,14 +208,14 @@ impl Door {
             ended = poll_fn(|cx| turn(connection.as_mut(), &release, cx)) => Some(ended),
             () = mute => return tracing::info!("closed a connection: no frame came"),
             () = stop.cancelled() => None,
-            () = sleep(inner.connection_age_max) => None,
+            () = sleep(age_max) => None,
             () = idle(under_way) => None,
             () = turns.calls().idle(inner.connection_idle_max) => None,
             () = turns.calls().stuck.cancelled() => {
                 tracing::info!("closes a connection: the client does not take its answers");
                 None
             }
-            () = peer.route().broken() => return,
+            () = outgoing.route().broken() => return,
         };
         let ended = match ended {
             Some(ended) => ended,
@@ -198,18 +223,14 @@ impl Door {
                 connection.as_mut().graceful_shutdown();
                 let finishing = poll_fn(|cx| turn(connection.as_mut(), &release, cx));
                 tokio::select! {
-                    ended = timeout(inner.call_timeout, finishing) => ended.unwrap_or(Ok(())),
-                    () = peer.route().broken() => return,
+                    ended = timeout(finish_max, finishing) => ended.unwrap_or(Ok(())),
+                    () = outgoing.route().broken() => return,
                 }
             }
         };
         if release.flooded() {
             inner.metrics.floods.inc();
-            let caller = peer
-                .caller()
-                .map(Caller::id)
-                .ok()
-                .map(tracing::field::display);
+            let caller = callers.one().map(Caller::name);
             tracing::warn!(caller, "closed a connection: more frames than calls");
         } else if let Err(error) = ended {
             tracing::debug!(%error, "a connection broke");
@@ -301,23 +322,23 @@ impl Drop for Counted<'_> {
 }
 
 /// Lets bytes leave once what they answer is in the audit log.
-struct Recorded {
+struct Written {
     audit: Audit,
-    peer: Peer,
+    outgoing: Outgoing,
 }
 
-impl Gate for Recorded {
+impl Gate for Written {
     fn open(&self) -> io::Result<()> {
-        self.audit.written_up_to(self.peer.recorded())?;
+        self.audit.written_up_to(self.outgoing.recorded())?;
         // Asked last: the log may take a while.
-        if self.peer.route().is_broken() {
+        if self.outgoing.route().is_broken() {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         Ok(())
     }
 
     fn flushed(&self) {
-        self.peer.route().flushed();
+        self.outgoing.route().flushed();
     }
 }
 

@@ -9,21 +9,34 @@
 //! What takes long is elsewhere: flights, changes and the store are tasks of the main runtime, which
 //! calls wait for here.
 
-use std::{io, net::SocketAddr, sync::Arc, thread};
+use std::{
+    fs, io,
+    net::SocketAddr,
+    os::unix::{
+        fs::{FileTypeExt as _, PermissionsExt as _},
+        net::UnixStream,
+    },
+    path::Path,
+    sync::Arc,
+    thread,
+};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, UnixListener},
     runtime,
     sync::{mpsc, oneshot},
     task::spawn_blocking,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{connection::Door, listener::Acceptor};
+use super::{connection::Door, listener::Acceptor, socket::Listener};
+use crate::config::ListenAddress;
 
 /// Connections that the kernel accepts before we do, for each listener.
 const BACKLOG: i32 = 1024;
+/// Who may open a unix socket: the broker's user and group.
+const SOCKET_MODE: u32 = 0o660;
 
 /// Threads that serve.
 #[derive(Debug)]
@@ -33,14 +46,21 @@ pub struct Cores {
     threads: Vec<thread::JoinHandle<()>>,
 }
 
-/// Listeners of one port.
+/// Listeners of one address.
 #[derive(Debug)]
 pub struct Listeners {
-    /// The port that all of them share.
-    pub address: SocketAddr,
+    /// The address that all of them share.
+    pub address: ListenAddress,
     /// Threads that are to serve them.
     threads: usize,
-    listeners: Vec<std::net::TcpListener>,
+    listeners: Vec<Bound>,
+}
+
+/// A listener of no runtime yet.
+#[derive(Debug)]
+enum Bound {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
 }
 
 /// What every thread serves.
@@ -62,22 +82,64 @@ impl Listeners {
     /// # Errors
     /// Those of the system, with the address; also if somebody else listens there, which a shared
     /// port would otherwise hide.
-    pub fn bind(address: SocketAddr, threads: usize) -> io::Result<Self> {
+    pub fn bind(address: &ListenAddress, threads: usize) -> io::Result<Self> {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
-        if address.port() != 0 {
-            // Fails where a broker with shared listeners runs already; gone before ours are bound.
-            socket(address, Port::Own).map_err(named)?;
-        }
-        let first = listen(address, Port::Shared).map_err(named)?;
-        let address = first.local_addr()?;
-        let mut listeners = vec![first];
-        for _ in 1..threads {
-            listeners.push(listen(address, Port::Shared).map_err(named)?);
-        }
+        let (address, listeners) = match address {
+            ListenAddress::Tcp(address) => bind_tcp(*address, threads).map_err(named)?,
+            ListenAddress::Unix(path) => bind_unix(path, threads).map_err(named)?,
+        };
         Ok(Self {
             address,
             threads,
             listeners,
+        })
+    }
+}
+
+fn bind_tcp(address: SocketAddr, threads: usize) -> io::Result<(ListenAddress, Vec<Bound>)> {
+    if address.port() != 0 {
+        // Fails where a broker with shared listeners runs already; gone before ours are bound.
+        socket(address, Port::Own)?;
+    }
+    let first = listen(address, Port::Shared)?;
+    let address = first.local_addr()?;
+    let mut listeners = vec![Bound::Tcp(first)];
+    for _ in 1..threads {
+        listeners.push(Bound::Tcp(listen(address, Port::Shared)?));
+    }
+    Ok((address.into(), listeners))
+}
+
+/// All threads wait at one socket: its file is the address, and there is one of it. The file stays when
+/// the broker ends, as after a kill, and is replaced at the next start.
+fn bind_unix(path: &Path, threads: usize) -> io::Result<(ListenAddress, Vec<Bound>)> {
+    let left_over = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    if left_over {
+        if UnixStream::connect(path).is_ok() {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        fs::remove_file(path)?;
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    // Who connects is asked for its user; the group is let that far, since a proxy is another user.
+    fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
+    socket.listen(BACKLOG)?;
+    let first = std::os::unix::net::UnixListener::from(socket);
+    let mut listeners = Vec::new();
+    for _ in 1..threads {
+        listeners.push(Bound::Unix(first.try_clone()?));
+    }
+    listeners.push(Bound::Unix(first));
+    Ok((ListenAddress::Unix(path.to_owned()), listeners))
+}
+
+impl Bound {
+    /// For the runtime that runs here.
+    fn into_listener(self) -> io::Result<Listener> {
+        Ok(match self {
+            Self::Tcp(listener) => Listener::Tcp(TcpListener::from_std(listener)?),
+            Self::Unix(listener) => Listener::Unix(UnixListener::from_std(listener)?),
         })
     }
 }
@@ -98,7 +160,7 @@ impl Cores {
         for (number, listener) in listeners.listeners.into_iter().enumerate() {
             let (serving, ending) = (serving.clone(), Ending(ending.clone()));
             if listeners.threads == 0 {
-                let listener = TcpListener::from_std(listener)?;
+                let listener = listener.into_listener()?;
                 tasks.spawn(async move {
                     let _ending = ending;
                     serve(listener, serving).await;
@@ -151,7 +213,7 @@ impl Drop for Ending {
     }
 }
 
-fn run(listener: std::net::TcpListener, serving: Serving, ready: oneshot::Sender<io::Result<()>>) {
+fn run(listener: Bound, serving: Serving, ready: oneshot::Sender<io::Result<()>>) {
     let started = runtime::Builder::new_current_thread()
         // Before it sleeps, a thread gives its core to whoever waits for it: a proxy beside us, or a
         // client. What they send meanwhile is answered in one turn, without a sleep and a wake-up each;
@@ -161,7 +223,7 @@ fn run(listener: std::net::TcpListener, serving: Serving, ready: oneshot::Sender
         .build()
         .and_then(|runtime| {
             let _inside = runtime.enter();
-            let listener = TcpListener::from_std(listener)?;
+            let listener = listener.into_listener()?;
             Ok((runtime, listener))
         });
     let (runtime, listener) = match started {
@@ -176,7 +238,7 @@ fn run(listener: std::net::TcpListener, serving: Serving, ready: oneshot::Sender
     runtime.block_on(serve(listener, serving));
 }
 
-async fn serve(listener: TcpListener, serving: Serving) {
+async fn serve(listener: Listener, serving: Serving) {
     let Serving {
         acceptor,
         door,

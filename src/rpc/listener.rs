@@ -17,28 +17,24 @@ use std::{
 };
 
 use rustls::ServerConfig;
-use spiffe::TrustDomain;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::{sleep, timeout},
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::server::Connected;
 
 use super::{
+    callers::{Callers, Identification},
     handshakes::Handshakes,
-    peer::{Unidentified, identify},
+    peer::Unidentified,
+    socket::{Listener, Socket, Stream},
 };
-use crate::{
-    audit::Place,
-    authz::{Caller, Policy},
-    config::LimitsConfig,
-    token::delivery::Route,
-};
+use crate::{audit::Place, authz::Caller, config::LimitsConfig, token::delivery::Route};
 
 /// Pause after a failed accept: there are no file descriptors left, and asking again at once would
 /// only burn a core.
@@ -54,30 +50,36 @@ pub struct Connection<S, P> {
     _place: OwnedSemaphorePermit,
 }
 
-/// A connection with a verified client certificate.
-pub type TlsConnection = Connection<TlsStream<TcpStream>, Peer>;
+/// A connection of callers.
+pub type CallersConnection = Connection<Stream, Callers>;
 /// A connection of anybody.
-pub type PlainConnection = Connection<TcpStream, ()>;
+pub type PlainConnection = Connection<Stream, ()>;
 
-/// Who is at the other end: worked out once for each connection. Cheap to clone; found in the
-/// extensions of a request.
+/// Who calls, and on which connection. Cheap to clone; found in the extensions of a request.
 #[derive(Clone, Debug)]
 pub struct Peer(Arc<Known>);
 
 #[derive(Debug)]
 struct Known {
     identity: Result<Caller, Unidentified>,
-    /// Up to where the audit log must be written before anything more leaves on the connection.
-    recorded: AtomicU64,
+    outgoing: Outgoing,
+}
+
+/// What leaves on a connection, whoever of those that call on it is told. Clones are of the same
+/// connection.
+#[derive(Clone, Debug, Default)]
+pub struct Outgoing {
+    /// Up to where the audit log must be written before anything more leaves.
+    recorded: Arc<AtomicU64>,
     /// Tokens on their way out.
     route: Arc<Route>,
 }
 
 /// What the listener needs to know.
 pub struct Acceptor {
-    tls: TlsAcceptor,
-    trust_domain: TrustDomain,
-    policy: Arc<Policy>,
+    /// None: whoever connects speaks at once.
+    tls: Option<TlsAcceptor>,
+    identification: Arc<Identification>,
     handshake_timeout: Duration,
     connections: Arc<Semaphore>,
     handshakes: Handshakes,
@@ -87,9 +89,8 @@ impl Acceptor {
     /// An acceptor with its limits.
     #[must_use]
     pub fn new(
-        tls: Arc<ServerConfig>,
-        trust_domain: &TrustDomain,
-        policy: Arc<Policy>,
+        tls: Option<Arc<ServerConfig>>,
+        identification: Arc<Identification>,
         limits: &LimitsConfig,
     ) -> Arc<Self> {
         let places = |max: std::num::NonZeroU32| {
@@ -97,9 +98,8 @@ impl Acceptor {
             Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)))
         };
         Arc::new(Self {
-            tls: tls.into(),
-            trust_domain: trust_domain.clone(),
-            policy,
+            tls: tls.map(TlsAcceptor::from),
+            identification,
             handshake_timeout: limits.handshake_timeout(),
             connections: places(limits.connections_max),
             handshakes: Handshakes::new(limits.handshakes_max),
@@ -114,14 +114,14 @@ impl Acceptor {
     /// open, and waits.
     pub async fn accept_all<F>(
         self: Arc<Self>,
-        listener: TcpListener,
+        listener: Listener,
         tasks: &TaskTracker,
-        serve: impl Fn(TlsConnection) -> F + Clone + Send + 'static,
+        serve: impl Fn(CallersConnection) -> F + Clone + Send + 'static,
     ) where
         F: Future<Output = ()> + Send + 'static,
     {
         loop {
-            let Some(stream) = accept_one(&listener).await else {
+            let Some(socket) = accept_one(&listener).await else {
                 continue;
             };
             let Ok(place) = self.connections.clone().acquire_owned().await else {
@@ -130,7 +130,7 @@ impl Acceptor {
             let shaking = self.handshakes.place().await;
             let (acceptor, serve) = (self.clone(), serve.clone());
             tasks.spawn(async move {
-                let handshake = acceptor.handshake(stream, place);
+                let handshake = acceptor.handshake(socket, place);
                 let finished = shaking.give_way.run_until_cancelled(handshake).await;
                 drop(shaking);
                 if let Some(connection) = finished.flatten() {
@@ -142,29 +142,35 @@ impl Acceptor {
 
     async fn handshake(
         &self,
-        stream: TcpStream,
+        socket: Socket,
         place: OwnedSemaphorePermit,
-    ) -> Option<TlsConnection> {
-        let from = stream.peer_addr().ok();
-        let stream = match timeout(self.handshake_timeout, self.tls.accept(stream)).await {
+    ) -> Option<CallersConnection> {
+        let from = socket.origin();
+        let (socket, tls) = match (socket, &self.tls) {
+            (Socket::Tcp(socket), Some(tls)) => (socket, tls),
+            (socket, _) => {
+                return Some(Connection {
+                    peer: self.identification.callers(from, None),
+                    stream: socket.plain(),
+                    _place: place,
+                });
+            }
+        };
+        let stream = match timeout(self.handshake_timeout, tls.accept(socket)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
-                tracing::info!(?from, %error, "refused a connection");
+                tracing::info!(%from, %error, "refused a connection");
                 return None;
             }
             Err(_) => {
-                tracing::info!(?from, "refused a connection: the handshake took too long");
+                tracing::info!(%from, "refused a connection: the handshake took too long");
                 return None;
             }
         };
         let chain = stream.get_ref().1.peer_certificates();
-        let identity = identify(chain, &self.trust_domain);
-        if let Err(error) = &identity {
-            tracing::warn!(?from, %error, "a caller without an identity");
-        }
         Some(Connection {
-            stream,
-            peer: Peer::new(identity.map(|id| Caller::new(id, self.policy.clone()))),
+            peer: self.identification.callers(from, chain),
+            stream: Stream::Tls(Box::new(stream)),
             _place: place,
         })
     }
@@ -173,20 +179,21 @@ impl Acceptor {
 impl fmt::Debug for Acceptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Acceptor")
-            .field("trust_domain", &self.trust_domain)
+            .field("identification", &self.identification)
             .finish_non_exhaustive()
     }
 }
 
 impl Peer {
-    /// Somebody, or nobody.
+    /// Somebody, or nobody, on a connection of its own.
     #[must_use]
     pub fn new(identity: Result<Caller, Unidentified>) -> Self {
-        Self(Arc::new(Known {
-            identity,
-            recorded: AtomicU64::new(0),
-            route: Arc::default(),
-        }))
+        Self::on(identity, Outgoing::default())
+    }
+
+    /// The same on a connection that others may call on, too.
+    pub(super) fn on(identity: Result<Caller, Unidentified>, outgoing: Outgoing) -> Self {
+        Self(Arc::new(Known { identity, outgoing }))
     }
 
     /// Who it is.
@@ -200,18 +207,31 @@ impl Peer {
     /// Tokens on their way out of the connection.
     #[must_use]
     pub fn route(&self) -> &Arc<Route> {
-        &self.0.route
+        self.0.outgoing.route()
     }
 
     /// Has everything that is written to the connection from now on wait for the audit log.
     pub fn answers_after(&self, place: Place) {
-        self.0.recorded.fetch_max(place.get(), Ordering::AcqRel);
+        let recorded = &self.0.outgoing.recorded;
+        recorded.fetch_max(place.get(), Ordering::AcqRel);
     }
 
     /// Up to where the audit log must be written before anything more leaves.
     #[must_use]
     pub fn recorded(&self) -> Place {
-        Place::new(self.0.recorded.load(Ordering::Acquire))
+        self.0.outgoing.recorded()
+    }
+}
+
+impl Outgoing {
+    /// Up to where the audit log must be written before anything more leaves.
+    pub(super) fn recorded(&self) -> Place {
+        Place::new(self.recorded.load(Ordering::Acquire))
+    }
+
+    /// Tokens on their way out.
+    pub(super) fn route(&self) -> &Arc<Route> {
+        &self.route
     }
 }
 
@@ -223,12 +243,12 @@ pub fn accept_plain(
     stop: CancellationToken,
 ) -> ReceiverStream<io::Result<PlainConnection>> {
     let (sender, receiver) = mpsc::channel(1);
-    let places = Arc::new(Semaphore::new(max));
+    let (listener, places) = (Listener::Tcp(listener), Arc::new(Semaphore::new(max)));
     tasks.spawn(async move {
         let accepting = async {
             while let Ok(place) = places.clone().acquire_owned().await {
-                let connection = accept_one(&listener).await.map(|stream| Connection {
-                    stream,
+                let connection = accept_one(&listener).await.map(|socket| Connection {
+                    stream: socket.plain(),
                     peer: (),
                     _place: place,
                 });
@@ -246,15 +266,17 @@ pub fn accept_plain(
 }
 
 /// The next connection, or `None` after a pause.
-async fn accept_one(listener: &TcpListener) -> Option<TcpStream> {
+async fn accept_one(listener: &Listener) -> Option<Socket> {
     match listener.accept().await {
-        Ok((stream, _)) => {
+        Ok(socket) => {
             // An answer may be more than one write; waiting for the client's delayed ACK in between
             // costs 40 ms.
-            if let Err(error) = stream.set_nodelay(true) {
+            if let Socket::Tcp(stream) = &socket
+                && let Err(error) = stream.set_nodelay(true)
+            {
                 tracing::debug!(%error, "cannot set TCP_NODELAY");
             }
-            Some(stream)
+            Some(socket)
         }
         Err(error) => {
             tracing::warn!(%error, "cannot accept a connection");

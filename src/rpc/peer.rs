@@ -1,6 +1,6 @@
 //! Who a caller is: the SPIFFE ID of the client certificate, by the rules of the X.509-SVID standard
 //! (<https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md>). Names and common names of
-//! the certificate mean nothing, and no header does.
+//! the certificate mean nothing, and where certificates count, no header does.
 
 use rustls::pki_types::CertificateDer;
 use spiffe::{SpiffeId, TrustDomain};
@@ -9,7 +9,7 @@ use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude
 /// Longest SPIFFE ID, in bytes, by the standard.
 const ID_BYTES_MAX: usize = 2048;
 
-/// Why a verified certificate names nobody.
+/// Why nobody is known to call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unidentified {
     /// The connection has no client certificate, or one that cannot be read.
@@ -30,6 +30,61 @@ pub enum Unidentified {
     /// It is of another trust domain than the broker's callers are.
     #[error("the client certificate is of another trust domain")]
     ForeignTrustDomain,
+    /// A proxy says who callers are, and the connection is not from it.
+    #[error("this is not from a proxy that the broker trusts (identity.trusted_proxies)")]
+    NoProxy,
+    /// The proxy does not say who the caller is.
+    #[error("the proxy names no caller: the header of identity.mode is missing")]
+    NoHeader,
+    /// It says so twice.
+    #[error("the header of identity.mode comes more than once")]
+    RepeatedHeader,
+    /// The header is too long.
+    #[error("the header of identity.mode is too long; have the proxy forward no certificates")]
+    LongHeader,
+    /// It is not written as the proxy writes it, so somebody else may have written in it.
+    #[error("the header of identity.mode is not well-formed")]
+    Malformed,
+    /// Its last element is of another proxy, or another one is of this proxy.
+    #[error(
+        "in x-forwarded-client-cert the last element, and no other, must be by identity.xfcc_by"
+    )]
+    By,
+    /// It has several elements, and which is the proxy's own cannot be told.
+    #[error(
+        "without identity.xfcc_by x-forwarded-client-cert must have one element; have the proxy replace what it is sent"
+    )]
+    ManyElements,
+    /// Its last element has no URI, or more than one.
+    #[error("the last element of x-forwarded-client-cert must have exactly one URI, a SPIFFE ID")]
+    NotOneForwardedUri,
+    /// The value is neither of a service account nor a SPIFFE ID.
+    #[error("l5d-client-id names no service account")]
+    NoServiceAccount,
+}
+
+impl Unidentified {
+    /// The label that it is counted by.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Unreadable => "certificate_unreadable",
+            Self::Authority => "certificate_of_ca",
+            Self::KeyUsage => "certificate_key_usage",
+            Self::NotOneUri => "certificate_not_one_uri",
+            Self::NoSpiffeId => "no_spiffe_id",
+            Self::ForeignTrustDomain => "foreign_trust_domain",
+            Self::NoProxy => "no_trusted_proxy",
+            Self::NoHeader => "header_missing",
+            Self::RepeatedHeader => "header_repeated",
+            Self::LongHeader => "header_too_long",
+            Self::Malformed => "header_malformed",
+            Self::By => "header_by_another_proxy",
+            Self::ManyElements => "header_many_elements",
+            Self::NotOneForwardedUri => "header_not_one_uri",
+            Self::NoServiceAccount => "header_no_service_account",
+        }
+    }
 }
 
 /// Reads the identity from a chain that TLS has verified. Only the first certificate counts; some
@@ -74,6 +129,14 @@ pub fn identify(
     let (Some(uri), None) = (uris.next(), uris.next()) else {
         return Err(Unidentified::NotOneUri);
     };
+    workload(uri, trust_domain)
+}
+
+/// The SPIFFE ID of a workload in the trust domain, written as one is.
+///
+/// # Errors
+/// [`Unidentified`].
+pub fn workload(uri: &str, trust_domain: &TrustDomain) -> Result<SpiffeId, Unidentified> {
     if uri.len() > ID_BYTES_MAX {
         return Err(Unidentified::NoSpiffeId);
     }

@@ -9,6 +9,7 @@ mod concurrency;
 mod connections;
 mod errors;
 mod faults;
+mod forwarded;
 mod identity;
 mod main_job;
 mod metrics;

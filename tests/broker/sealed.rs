@@ -10,7 +10,10 @@ use kodo_broker::{
             BackUpStoreRequest, GetStoreStatusRequest, RewrapKeysRequest,
             store_service_client::StoreServiceClient,
         },
-        v1::{ErrorReason, Resource},
+        v1::{
+            ErrorReason, IdentitySource, Resource, WhoAmIRequest,
+            identity_service_client::IdentityServiceClient,
+        },
     },
     simulator::pki::Leaf,
 };
@@ -56,13 +59,15 @@ async fn all_calls(connection: Channel) -> Vec<(&'static str, Status)> {
     calls
 }
 
-/// Every RPC of the contract.
+/// Every RPC of the contract that needs the store.
 fn rpcs() -> BTreeSet<String> {
     let descriptors = FileDescriptorSet::decode(pb::DESCRIPTORS);
     let files = descriptors.expect("made by our own build").file;
     let services = files.iter().flat_map(|file| &file.service);
     let methods = services.flat_map(|service| &service.method);
-    methods.map(|method| method.name().to_owned()).collect()
+    let names = methods.map(|method| method.name().to_owned());
+    // See `a_caller_learns_who_it_is_all_the_same`.
+    names.filter(|name| name != "WhoAmI").collect()
 }
 
 async fn calls_of_workers(mut tokens: Tokens) -> Vec<(&'static str, Status)> {
@@ -231,4 +236,20 @@ async fn open_connections_are_served_as_soon_as_the_kek_is_there() {
         figures.contains("kodo_broker_store_failed 0\n"),
         "{figures}"
     );
+}
+
+#[tokio::test]
+async fn a_caller_learns_who_it_is_all_the_same() {
+    let fixture = without_kek().await;
+    let channel = fixture.connect(Some(&pki::caller("worker")));
+    let mut identity = IdentityServiceClient::new(channel);
+    let named = identity.who_am_i(WhoAmIRequest {}).await;
+    let named = named.expect("it needs no store").into_inner();
+    assert_eq!(named.spiffe_id, "spiffe://kodo.test/worker");
+    assert_eq!(named.source(), IdentitySource::Mtls);
+    let [grant] = named.grants.as_slice() else {
+        panic!("{:?}", named.grants)
+    };
+    let text = "get_token of * for graph, exchange, sharepoint, azure_ad_graph";
+    assert_eq!((grant.line, grant.text.as_str()), (2, text));
 }

@@ -182,7 +182,7 @@ impl Fixture {
 
     /// Serves at the same address after a restart.
     pub(crate) fn keep_address(&mut self) {
-        self.config.server.listen = self.address();
+        self.config.server.listen = self.address().into();
     }
 
     /// Stops the broker and starts it again over the same store. Clients connect anew.
@@ -220,7 +220,8 @@ impl Fixture {
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        self.broker.as_ref().expect("the broker serves").address
+        let broker = self.broker.as_ref().expect("the broker serves");
+        broker.address.tcp().expect("an address of a network")
     }
 
     pub(crate) fn metrics_address(&self) -> SocketAddr {

@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from kodo.broker.admin.v1 import organization_service_pb2_grpc, store_service_pb2_grpc
-from kodo.broker.v1 import token_service_pb2_grpc
+from kodo.broker.v1 import identity_service_pb2_grpc, token_service_pb2_grpc
 
 import pki
 
@@ -57,9 +57,12 @@ class Broker:
         kek: str | None = None,
         limits: str = "",
         log: str = "trace",
+        proxied: str | None = None,
     ):
         """`kek` and `limits` are what stands in the sections of that name; a key file, if there is no
         `kek`. `log` is by default what any library could say, so that the search for secrets covers it.
+        `proxied` are lines of `[identity]` for a proxy that says who callers are: it has to listen on
+        the port and to pass requests on to the socket.
         """
         self.directory = directory
         self.data = directory / "data"
@@ -78,11 +81,16 @@ class Broker:
         self._limits = limits
         self._log = log
         (directory / "policy.toml").write_text(POLICY)
-        (directory / "broker.toml").write_text(self._config(identity, authority))
+        self._callers = self._proxied(proxied) if proxied else self._certified(identity)
+        (directory / "broker.toml").write_text(self._config(authority))
 
     @property
     def address(self) -> tuple[str, int]:
         return ("127.0.0.1", self._port)
+
+    @property
+    def socket(self) -> Path:
+        return self.directory / "proxy.sock"
 
     @property
     def pid(self) -> int:
@@ -162,12 +170,22 @@ class Broker:
         while self._channels:
             self._channels.pop().close()
 
-    def _config(self, identity: pki.Identity, authority: str) -> str:
+    def identity(self, caller: pki.Identity):
+        """What tells callers who they are."""
+        return identity_service_pb2_grpc.IdentityServiceStub(self._channel(caller))
+
+    def _proxied(self, identity: str) -> str:
         return f"""
-[server]
+listen = "unix:{self.socket}"
+
+[identity]
+trust_domain = "{TRUST_DOMAIN}"
+{identity}
+"""
+
+    def _certified(self, identity: pki.Identity) -> str:
+        return f"""
 listen = "127.0.0.1:{self._port}"
-health_listen = "127.0.0.1:{self._health_port}"
-reflection = true
 
 [server.tls]
 certificate_file = "{identity.certificate_file}"
@@ -176,6 +194,14 @@ key_file = "{identity.key_file}"
 [identity]
 trust_domain = "{TRUST_DOMAIN}"
 client_ca_file = "{self._ca.file}"
+"""
+
+    def _config(self, authority: str) -> str:
+        return f"""
+[server]
+health_listen = "127.0.0.1:{self._health_port}"
+reflection = true
+{self._callers}
 
 [policy]
 file = "{self.directory}/policy.toml"

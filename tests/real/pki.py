@@ -41,32 +41,53 @@ class Authority:
         certificate = (
             _builder(self._name, self._name, self._key.public_key())
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_key_usage(signs_certificates=True), critical=True)
+            .add_extension(_key_usage("key_cert_sign", "crl_sign"), critical=True)
             .sign(self._key, hashes.SHA256())
         )
         self.file = directory / "ca.pem"
         self.file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def server(self, name: str) -> Identity:
+    def server(self, name: str, *spiffe_ids: str) -> Identity:
         """For a server on loopback, by address and by name."""
         names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-        return self._issue(name, names, SERVER)
+        return self.issue(name, names + uris(spiffe_ids), purposes=[SERVER])
 
     def client(self, name: str, *spiffe_ids: str) -> Identity:
         """For a caller of the broker. The SPIFFE ID is in the certificate and nowhere else."""
-        uris = [x509.UniformResourceIdentifier(spiffe_id) for spiffe_id in spiffe_ids]
-        return self._issue(name, uris, CLIENT)
+        return self.issue(name, uris(spiffe_ids))
 
-    def _issue(self, name, alternative_names, usage) -> Identity:
-        key = ec.generate_private_key(ec.SECP256R1())
-        certificate = (
-            _builder(_name(name), self._name, key.public_key())
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage(signs_certificates=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-            .add_extension(x509.SubjectAlternativeName(alternative_names), critical=False)
-            .sign(self._key, hashes.SHA256())
-        )
+    def issue(
+        self,
+        name: str,
+        alternative_names: list,
+        *,
+        subject: x509.Name | None = None,
+        purposes=(CLIENT,),
+        constraints: x509.BasicConstraints | None = x509.BasicConstraints(False, None),
+        usages: frozenset | None = frozenset({"digital_signature"}),
+        life: tuple[int, int] = (-1, 90),
+        key=None,
+        extensions=(),
+        digest=None,
+    ) -> Identity:
+        """A certificate of any shape. `life` is from when to when, in days from now; `extensions` are
+        further ones, each with whether it is critical."""
+        key = key or ec.generate_private_key(ec.SECP256R1())
+        now = datetime.datetime.now(datetime.UTC)
+        start, end = (now + datetime.timedelta(days=days) for days in life)
+        builder = _builder(subject or _name(name), self._name, key.public_key(), start, end)
+        if constraints is not None:
+            builder = builder.add_extension(constraints, critical=True)
+        if usages is not None:
+            builder = builder.add_extension(_key_usage(*usages), critical=True)
+        if purposes:
+            builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+        if alternative_names:
+            names = x509.SubjectAlternativeName(alternative_names)
+            builder = builder.add_extension(names, critical=False)
+        for extension, critical in extensions:
+            builder = builder.add_extension(extension, critical=critical)
+        certificate = builder.sign(self._key, digest or hashes.SHA256())
         identity = Identity(self.directory / f"{name}.crt", self.directory / f"{name}.key")
         identity.certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         identity.key_file.touch(mode=0o600)
@@ -108,11 +129,15 @@ class ApplicationCertificate:
         return prime.to_bytes((prime.bit_length() + 7) // 8)
 
 
+def uris(texts) -> list[x509.UniformResourceIdentifier]:
+    return [x509.UniformResourceIdentifier(text) for text in texts]
+
+
 def _name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
-def _builder(subject, issuer, public_key) -> x509.CertificateBuilder:
+def _builder(subject, issuer, public_key, start=None, end=None) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
@@ -120,23 +145,27 @@ def _builder(subject, issuer, public_key) -> x509.CertificateBuilder:
         .issuer_name(issuer)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=5))
-        .not_valid_after(now + datetime.timedelta(days=90))
+        .not_valid_before(start or now - datetime.timedelta(minutes=5))
+        .not_valid_after(end or now + datetime.timedelta(days=90))
     )
 
 
-def _key_usage(signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs_certificates,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
+USAGES = (
+    "digital_signature",
+    "content_commitment",
+    "key_encipherment",
+    "data_encipherment",
+    "key_agreement",
+    "key_cert_sign",
+    "crl_sign",
+    "encipher_only",
+    "decipher_only",
+)
+
+
+def _key_usage(*usages: str) -> x509.KeyUsage:
+    assert set(usages) <= set(USAGES)
+    return x509.KeyUsage(**{usage: usage in usages for usage in USAGES})
 
 
 def _pkcs8(key) -> bytes:

@@ -2,20 +2,19 @@ use futures_util::FutureExt as _;
 use tokio::time::Instant;
 
 use super::*;
-use crate::{clock::Clock, rpc::records::Records};
+use crate::{clock::Clock, config::IdentityMode, rpc::records::Records};
 
 fn door() -> Door {
     let (audit, metrics) = (Audit::off(), Arc::new(Metrics::new()));
     let records = Records::new(audit.clone(), Clock::system());
     let seal = Seal::new(Arc::new(records), metrics.clone());
-    Door::new(
-        seal,
-        false,
-        &LimitsConfig::default(),
-        audit,
-        Deliveries::default(),
+    let identity = IdentityService {
+        mode: IdentityMode::Mtls,
+        policy: Arc::default(),
         metrics,
-    )
+    };
+    let (limits, deliveries) = (LimitsConfig::default(), Deliveries::default());
+    Door::new(seal, identity, false, &limits, audit, deliveries)
 }
 
 #[tokio::test(start_paused = true)]

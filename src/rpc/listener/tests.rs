@@ -1,3 +1,5 @@
+use tokio::net::TcpStream;
+
 use super::*;
 use crate::audit::Place;
 
@@ -5,8 +7,11 @@ use crate::audit::Place;
 async fn an_accepted_connection_does_not_wait_for_delayed_acks() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("it is bound");
+    let listener = Listener::Tcp(listener);
     let (accepted, _client) = tokio::join!(accept_one(&listener), TcpStream::connect(address));
-    let accepted = accepted.expect("somebody connects");
+    let Some(Socket::Tcp(accepted)) = accepted else {
+        panic!("somebody connects")
+    };
     assert!(accepted.nodelay().expect("an option of every TCP socket"));
 }
 

@@ -37,6 +37,9 @@ pub(crate) struct Setup {
     /// Further lines of `[server]`.
     server: String,
     propagation_seconds: u16,
+    listen: String,
+    /// What `[identity]` has beside the trust domain; without TLS then. Otherwise certificates count.
+    identity: Option<String>,
 }
 
 impl Setup {
@@ -48,6 +51,8 @@ impl Setup {
             clock: Clock::system(),
             server: String::new(),
             propagation_seconds: 0,
+            listen: "127.0.0.1:0".into(),
+            identity: None,
         }
     }
 
@@ -72,6 +77,18 @@ impl Setup {
     /// Adds lines to `[server]`.
     pub(crate) fn server(mut self, lines: &str) -> Self {
         self.server = lines.into();
+        self
+    }
+
+    /// Has a proxy say who callers are, with these lines of `[identity]`, and serves without TLS.
+    pub(crate) fn identity(mut self, lines: &str) -> Self {
+        self.identity = Some(lines.into());
+        self
+    }
+
+    /// Serves there, where `{folder}` is the fixture's.
+    pub(crate) fn listen(mut self, address: &str) -> Self {
+        self.listen = address.into();
         self
     }
 
@@ -126,15 +143,24 @@ impl Setup {
         } else {
             "kind = \"memory\"".to_owned()
         };
+        let (tls, identity) = match &self.identity {
+            Some(lines) => (String::new(), lines.clone()),
+            None => (
+                format!(
+                    "tls = {{ certificate_file = \"{at}/server.crt\", key_file = \"{at}/server.key\" }}"
+                ),
+                format!("client_ca_file = \"{at}/ca.pem\""),
+            ),
+        };
         let text = format!(
             r#"
             [server]
-            listen = "127.0.0.1:0"
+            listen = "{}"
             {}
-            tls = {{ certificate_file = "{at}/server.crt", key_file = "{at}/server.key" }}
+            {tls}
             [identity]
             trust_domain = "{}"
-            client_ca_file = "{at}/ca.pem"
+            {identity}
             [policy]
             file = "{at}/policy.toml"
             [store]
@@ -149,6 +175,7 @@ impl Setup {
             propagation_seconds = {}
             {}
             "#,
+            self.listen.replace("{folder}", &at.to_string()),
             self.server,
             pki::TRUST_DOMAIN,
             simulator.authority_url(),

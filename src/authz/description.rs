@@ -1,0 +1,138 @@
+//! What a policy grants a caller, in words.
+
+use std::fmt;
+
+use spiffe::SpiffeId;
+
+use super::{Action, Grant, OrganizationPattern, Policy, ResourceName};
+
+impl Policy {
+    /// The grants that name a caller, each with the line of the policy that it begins in, in that order.
+    #[must_use]
+    pub fn described(&self, caller: &SpiffeId) -> Vec<(usize, String)> {
+        let grants = self.grants(caller);
+        let mut described: Vec<_> = grants
+            .map(|grant| (grant.line, grant.to_string()))
+            .collect();
+        described.sort();
+        // One that names the caller twice is one.
+        described.dedup();
+        described
+    }
+}
+
+impl fmt::Display for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Taken apart, so that what is added to a grant is not left out here.
+        let Self {
+            actions,
+            organizations,
+            resources,
+            line: _,
+        } = self;
+        let (actions, organizations) = (joined(actions), joined(organizations));
+        write!(f, "{actions} of {organizations}")?;
+        if !resources.is_empty() {
+            write!(f, " for {}", joined(resources))?;
+        }
+        Ok(())
+    }
+}
+
+fn joined<T: fmt::Display>(items: &[T]) -> String {
+    let items: Vec<_> = items.iter().map(ToString::to_string).collect();
+    items.join(", ")
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::GetToken => "get_token",
+            Self::Register => "register",
+            Self::Get => "get",
+            Self::List => "list",
+            Self::Rotate => "rotate",
+            Self::Suspend => "suspend",
+            Self::Resume => "resume",
+            Self::Revoke => "revoke",
+            Self::ManageStore => "manage_store",
+        })
+    }
+}
+
+impl fmt::Display for ResourceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Graph => "graph",
+            Self::Exchange => "exchange",
+            Self::Sharepoint => "sharepoint",
+            Self::AzureAdGraph => "azure_ad_graph",
+        })
+    }
+}
+
+impl fmt::Display for OrganizationPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(id) => f.write_str(id),
+            Self::Prefix(prefix) => write!(f, "{prefix}*"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use spiffe::TrustDomain;
+
+    use super::*;
+
+    const POLICY: &str = r#"# A comment.
+
+[[grant]]
+callers = ["spiffe://kodo.test/*", "spiffe://kodo.test/worker"]
+actions = ["get_token", "get"]
+organizations = ["contoso", "eu-*"]
+resources = ["graph", "azure_ad_graph"]
+
+[[grant]]
+callers = [
+    "spiffe://kodo.test/another",
+    "spiffe://kodo.test/worker",
+]
+actions = ["list"]
+organizations = ["*"]
+"#;
+
+    fn described(path: &str) -> Vec<(usize, String)> {
+        let domain = TrustDomain::new("kodo.test").expect("a trust domain");
+        let policy = Policy::parse(POLICY, &domain).expect("a policy");
+        let id = SpiffeId::new(format!("spiffe://kodo.test/{path}")).expect("an id");
+        policy.described(&id)
+    }
+
+    #[test]
+    fn each_grant_of_a_caller_is_told_once_with_its_line() {
+        let tokens = "get_token, get of contoso, eu-* for graph, azure_ad_graph";
+        let all = [(3, tokens.to_owned()), (9, "list of *".to_owned())];
+        assert_eq!(described("worker"), all);
+        assert_eq!(described("anybody/else"), all[..1]);
+    }
+
+    #[test]
+    fn names_are_those_of_the_policy_file() {
+        for action in [
+            Action::GetToken,
+            Action::Register,
+            Action::Get,
+            Action::List,
+            Action::Rotate,
+            Action::Revoke,
+            Action::ManageStore,
+        ] {
+            let text = format!("of = \"{action}\"");
+            let table: std::collections::HashMap<String, Action> =
+                toml::from_str(&text).expect("an action");
+            assert_eq!(table["of"], action);
+        }
+    }
+}

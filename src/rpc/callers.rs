@@ -1,0 +1,185 @@
+//! Who calls on a connection: one caller, by the certificate that it has shown, or many, each by what a
+//! trusted proxy says of its request. Which of them the configuration decides; the other word counts
+//! for nothing.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hyper::HeaderMap;
+use rustls::pki_types::CertificateDer;
+use spiffe::TrustDomain;
+
+use super::{
+    forwarded::{Forwarded, LINKERD, Seen, XFCC},
+    listener::{Outgoing, Peer},
+    peer::{Unidentified, identify},
+    socket::Origin,
+};
+use crate::{
+    authz::{Caller, Policy},
+    config::{IdentityConfig, IdentityMode, TrustedProxy},
+    metrics::Metrics,
+};
+
+/// How callers are told apart.
+#[derive(Debug)]
+pub struct Identification {
+    mode: IdentityMode,
+    trust_domain: TrustDomain,
+    /// None where certificates count.
+    forwarded: Option<Arc<Forwarded>>,
+    /// None of them: whoever is on this machine.
+    proxies: Vec<TrustedProxy>,
+    policy: Arc<Policy>,
+    metrics: Arc<Metrics>,
+}
+
+/// Who calls on a connection. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Callers {
+    identification: Arc<Identification>,
+    who: Who,
+    outgoing: Outgoing,
+}
+
+#[derive(Clone, Debug)]
+enum Who {
+    /// One caller, or nobody that is known.
+    One(Peer),
+    /// Those that the proxy names.
+    Many(Arc<Named>),
+}
+
+#[derive(Debug)]
+struct Named {
+    forwarded: Arc<Forwarded>,
+    /// The lock is never contended: one task reads the requests of a connection.
+    seen: Mutex<Seen>,
+}
+
+impl Identification {
+    /// Tells callers apart as a configuration says.
+    #[must_use]
+    pub fn new(config: &IdentityConfig, policy: Arc<Policy>, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            mode: config.mode,
+            trust_domain: config.trust_domain.clone(),
+            forwarded: Forwarded::new(config).map(Arc::new),
+            proxies: config.trusted_proxies.clone(),
+            policy,
+            metrics,
+        })
+    }
+
+    /// Who calls on a connection, by where it comes from and the certificates that TLS has verified.
+    pub(super) fn callers(
+        self: &Arc<Self>,
+        origin: Origin,
+        chain: Option<&[CertificateDer<'_>]>,
+    ) -> Callers {
+        let outgoing = Outgoing::default();
+        let who = match &self.forwarded {
+            None => Who::One(self.peer(identify(chain, &self.trust_domain), &outgoing)),
+            Some(_) if !self.trusts(origin) => {
+                Who::One(self.peer(Err(Unidentified::NoProxy), &outgoing))
+            }
+            Some(forwarded) => Who::Many(Arc::new(Named {
+                forwarded: forwarded.clone(),
+                seen: Mutex::default(),
+            })),
+        };
+        if let Who::One(peer) = &who
+            && let Err(error) = peer.caller()
+        {
+            tracing::warn!(%origin, %error, "a caller without an identity");
+        }
+        Callers {
+            identification: self.clone(),
+            who,
+            outgoing,
+        }
+    }
+
+    fn trusts(&self, origin: Origin) -> bool {
+        match origin {
+            Origin::Unknown => false,
+            Origin::Address(ip) if self.proxies.is_empty() => ip.is_loopback(),
+            Origin::Address(ip) => self.proxies.iter().any(
+                |proxy| matches!(proxy, TrustedProxy::Network(network) if network.contains(&ip)),
+            ),
+            Origin::User(user) => self.proxies.contains(&TrustedProxy::User(user)),
+        }
+    }
+
+    fn peer(&self, identity: Result<spiffe::SpiffeId, Unidentified>, outgoing: &Outgoing) -> Peer {
+        if let Err(error) = &identity {
+            self.metrics.unidentified(error.label());
+        }
+        let caller = identity.map(|id| Caller::new(id, self.policy.clone()));
+        Peer::on(caller, outgoing.clone())
+    }
+
+    /// Counts headers that would say who calls, if another mode had been chosen. All names are looked
+    /// at by their length first, so that this costs a call next to nothing.
+    fn count_ignored(&self, headers: &HeaderMap) {
+        for name in headers.keys() {
+            let name = name.as_str();
+            let ignored = match name.len() {
+                13 if name == LINKERD && self.mode != IdentityMode::Linkerd => LINKERD,
+                23 if name == XFCC && self.mode != IdentityMode::Xfcc => XFCC,
+                _ => continue,
+            };
+            self.metrics.identity_header_ignored(ignored);
+        }
+    }
+}
+
+impl Callers {
+    /// Who makes this call.
+    pub(super) fn of(&self, headers: &HeaderMap) -> Peer {
+        self.identification.count_ignored(headers);
+        match &self.who {
+            Who::One(peer) => peer.clone(),
+            Who::Many(named) => self.named(named, headers),
+        }
+    }
+
+    fn named(&self, named: &Named, headers: &HeaderMap) -> Peer {
+        let Named { forwarded, seen } = named;
+        let header = match forwarded.header(headers) {
+            Ok(header) => header,
+            Err(error) => return self.refused(error),
+        };
+        // Nothing that can panic happens under the lock.
+        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.or_else(header.as_bytes(), || match forwarded.identify(header) {
+            Ok(id) => self.identification.peer(Ok(id), &self.outgoing),
+            Err(error) => self.refused(error),
+        })
+    }
+
+    fn refused(&self, error: Unidentified) -> Peer {
+        tracing::warn!(%error, "a call without an identity");
+        self.identification.peer(Err(error), &self.outgoing)
+    }
+
+    /// Whether no call can be answered, whatever it says.
+    pub(super) fn are_nobody(&self) -> bool {
+        matches!(&self.who, Who::One(peer) if peer.caller().is_err())
+    }
+
+    /// Who calls, if it is always the same one.
+    pub(super) fn one(&self) -> Option<&Caller> {
+        match &self.who {
+            Who::One(peer) => peer.caller().ok(),
+            Who::Many(_) => None,
+        }
+    }
+
+    /// What leaves on the connection.
+    pub(super) fn outgoing(&self) -> Outgoing {
+        self.outgoing.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests;
