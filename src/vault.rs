@@ -26,7 +26,7 @@ use tokio::sync::{Mutex, RwLock, watch};
 use crate::{
     credential::Credential,
     kek::{self, KekId, KeyProvider},
-    organization::{Organization, OrganizationId},
+    organization::{Organization, OrganizationId, label_index::LabelIndex},
     sealed,
     secret::SymmetricKey,
     store::{self, Compare, Entry, Key, Revision, Store},
@@ -82,6 +82,7 @@ pub struct Vault {
     /// Held while keys are re-wrapped.
     rewrapping: Mutex<()>,
     shredding: Shredding,
+    labels: Arc<LabelIndex>,
 }
 
 /// An organization with its credential, to get a token with.
@@ -172,7 +173,14 @@ impl Vault {
             watched: Watched::default(),
             rewrapping: Mutex::default(),
             shredding: Shredding::default(),
+            labels: Arc::default(),
         })
+    }
+
+    /// Which labels organizations have, as far as changes are durable.
+    #[must_use]
+    pub fn labels(&self) -> &Arc<LabelIndex> {
+        &self.labels
     }
 
     /// An organization.

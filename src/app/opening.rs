@@ -178,6 +178,7 @@ impl Opening {
         Services {
             tokens: TokenService {
                 policy: self.policy.clone(),
+                labels: vault.labels().clone(),
                 tokens: engine.tokens.clone(),
                 clock: self.clock,
                 records: self.records.clone(),

@@ -9,10 +9,10 @@ use tonic_types::FieldViolation;
 
 use super::status::fields_invalid;
 use crate::{
-    entra::{Lane, claims::ClaimsChallenge},
+    entra::claims::ClaimsChallenge,
     hex,
     malformed::Malformed,
-    organization::{ClientId, Cloud, OrganizationId, Resource, SharePointHost},
+    organization::{ClientId, Cloud, OrganizationId, Purpose, Resource, SharePointHost},
     pb::{admin::v1 as admin, v1},
     token::report::Refused,
 };
@@ -136,11 +136,10 @@ impl Fields {
         resource
     }
 
-    /// Who goes first where requests to Entra have to queue.
-    pub(super) fn lane(&mut self, number: i32) -> Option<Lane> {
+    pub(super) fn purpose(&mut self, number: i32) -> Option<Purpose> {
         match v1::Purpose::try_from(number) {
-            Ok(v1::Purpose::Unspecified | v1::Purpose::Backup) => Some(Lane::Caller),
-            Ok(v1::Purpose::Restore) => Some(Lane::Restore),
+            Ok(v1::Purpose::Unspecified | v1::Purpose::Backup) => Some(Purpose::Backup),
+            Ok(v1::Purpose::Restore) => Some(Purpose::Restore),
             Err(_) => {
                 self.refuse("purpose", "must be one of the values of the enum Purpose");
                 None

@@ -21,7 +21,7 @@ use crate::{
     credential,
     hex::Hex,
     metrics::Metrics,
-    organization::{Organization, OrganizationId, TenantName},
+    organization::{Organization, OrganizationId, TenantName, label::Labels},
     pb::{
         admin::v1::{
             Credential, GetOrganizationRequest, GetOrganizationResponse, KekToDestroy,
@@ -213,7 +213,9 @@ impl OrganizationService {
             return Err(fields.into_status());
         }
         let visible = |organization: &Organization| {
-            let allowed = self.policy.check(caller, Action::List, &organization.id);
+            let allowed =
+                self.policy
+                    .check(caller, Action::List, &organization.id, self.vault.labels());
             allowed.is_ok()
         };
         let listing = self.page(after, size, visible);
@@ -306,7 +308,7 @@ impl OrganizationService {
     }
 
     fn allow(&self, caller: &SpiffeId, action: Action, id: &OrganizationId) -> Result<(), Status> {
-        let allowed = self.policy.check(caller, action, id);
+        let allowed = self.policy.check(caller, action, id, self.vault.labels());
         allowed.map_err(|denied| deny(caller, action, Some(id), denied))
     }
 
@@ -365,7 +367,9 @@ impl OrganizationService {
         };
         if let Some(id) = &id {
             // One that is not the caller's to register may or may not exist: both look the same.
-            let allowed = self.policy.check(caller, Action::Register, id);
+            let allowed = self
+                .policy
+                .check(caller, Action::Register, id, &Labels::default());
             allowed.map_err(|_| deny(caller, Action::Register, Some(id), Denied::Action))?;
         }
         let display_name = fields.display_name(request.display_name);
@@ -401,6 +405,7 @@ impl OrganizationService {
                 credential,
                 sharepoint_root_host,
                 sharepoint_hosts,
+                labels: Labels::default(),
             }),
             _ => Err(fields.into_status()),
         }

@@ -12,6 +12,7 @@ use crate::{
     credential::Credential,
     organization::{
         ClientId, Cloud, Organization, OrganizationId, SharePointHost, State, TenantId,
+        label::Labels,
     },
     sealed::{self, CryptoFailed},
     store::{self, Compare, Key, Transaction, Write},
@@ -43,6 +44,8 @@ pub struct NewOrganization {
     pub sharepoint_root_host: Option<SharePointHost>,
     /// Further SharePoint hosts.
     pub sharepoint_hosts: Vec<SharePointHost>,
+    /// What its operators group it by.
+    pub labels: Labels,
 }
 
 impl NewOrganization {
@@ -58,6 +61,7 @@ impl NewOrganization {
             credential: Some(credential.info(1)),
             sharepoint_root_host: self.sharepoint_root_host,
             sharepoint_hosts: self.sharepoint_hosts,
+            labels: self.labels,
             state: State::Active,
             revision: 1,
             create_time: now,

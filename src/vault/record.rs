@@ -12,6 +12,7 @@ use crate::{
     credential::{Certificate, Credential},
     organization::{
         ClientId, Cloud, Organization, OrganizationId, SharePointHost, State, TenantId,
+        label::Labels,
     },
     secret::{ClientSecret, PrivateKey},
 };
@@ -175,6 +176,7 @@ impl Record {
                 .map(host)
                 .collect::<Result<_, _>>()
                 .map_err(|_| corrupt())?,
+            labels: Labels::default(),
             state: body
                 .revoke_time
                 .map_or(State::Active, |at| State::Revoked(time(at))),
