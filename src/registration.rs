@@ -25,6 +25,8 @@ use crate::{
     vault::{self, NewOrganization, RequestMark, Vault, shred::OldCopies},
 };
 
+mod update;
+
 /// A credential that ends within this time is warned about.
 const EXPIRES_SOON: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Keys shorter than this are accepted with a warning.

@@ -36,6 +36,7 @@ pub mod listener;
 pub mod metrics_endpoint;
 mod organization_message;
 pub mod organization_service;
+mod organization_update;
 pub mod peer;
 pub mod records;
 mod report;

@@ -203,7 +203,7 @@ resources = ["graph", "exchange", "sharepoint"]
 
 [[grant]]
 callers = ["spiffe://{TRUST_DOMAIN}/admin"]
-actions = ["register", "get", "list", "rotate", "revoke"]
+actions = ["register", "get", "list", "update", "rotate", "revoke"]
 organizations = ["*"]
 "#
     )

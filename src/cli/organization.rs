@@ -1,12 +1,18 @@
 //! `org`: organizations and their credentials.
 
+mod label;
+mod update;
 mod view;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use uuid::Uuid;
 
-use self::view::{OrganizationView, WarningView};
+use self::{
+    label::LabelArguments,
+    update::UpdateArguments,
+    view::{OrganizationView, WarningView},
+};
 use super::{
     Console, Options, Output, connection, credential::CredentialArguments, error::Error,
     kek::KekView, name::CloudName,
@@ -28,13 +34,19 @@ pub enum OrganizationCommand {
     /// Register an organization; its credential must get a token from Entra first.
     Register(Box<RegisterArguments>),
     /// List all organizations that this caller may see, revoked ones too.
-    List,
+    List {
+        /// Labels that they have to have, all of them.
+        #[command(flatten)]
+        labels: LabelArguments,
+    },
     /// Show one organization.
     Get {
         /// Id of the organization.
         #[arg(value_name = "ORGANIZATION")]
         organization_id: String,
     },
+    /// Change the name or the labels.
+    Update(UpdateArguments),
     /// Replace the credential; the new one must get a token from Entra first.
     Rotate(Box<RotateArguments>),
     /// Revoke an organization for good.
@@ -77,6 +89,8 @@ pub struct RegisterArguments {
     /// Further SharePoint host that tokens may be asked for; may be repeated.
     #[arg(long = "sharepoint-host", value_name = "HOST")]
     sharepoint_hosts: Vec<String>,
+    #[command(flatten)]
+    labels: LabelArguments,
     /// Check everything, the credential at Entra included, and store nothing.
     #[arg(long)]
     validate_only: bool,
@@ -159,7 +173,7 @@ pub(super) async fn run(
     // What can be refused here is refused before anything is sent.
     match command {
         OrganizationCommand::Register(arguments) => register(options, *arguments, console).await,
-        OrganizationCommand::List => list(options, console).await,
+        OrganizationCommand::List { labels } => list(options, labels, console).await,
         OrganizationCommand::Get { organization_id } => {
             let operator = operator(options).await?;
             let organization = current(&operator, &organization_id).await?;
@@ -169,6 +183,7 @@ pub(super) async fn run(
                 Output::Table | Output::Token => view.table().write(console.out).map_err(Error::Io),
             }
         }
+        OrganizationCommand::Update(arguments) => update::update(options, arguments, console).await,
         OrganizationCommand::Rotate(arguments) => rotate(options, *arguments, console).await,
         OrganizationCommand::Revoke(arguments) => revoke(options, arguments, console).await,
     }
@@ -192,6 +207,7 @@ async fn register(
         sharepoint_root_host: arguments.sharepoint_root_host,
         sharepoint_hosts: arguments.sharepoint_hosts,
         validate_only: arguments.validate_only,
+        labels: arguments.labels.map()?,
     };
     let operator = operator(options).await?;
     let again = format!("--request-id {request_id}");
@@ -206,7 +222,12 @@ async fn register(
     )
 }
 
-async fn list(options: &Options, console: &mut Console<'_>) -> Result<(), Error> {
+async fn list(
+    options: &Options,
+    labels: LabelArguments,
+    console: &mut Console<'_>,
+) -> Result<(), Error> {
+    let labels = labels.map()?;
     let operator = operator(options).await?;
     let mut organizations = Vec::new();
     let mut page_token = String::new();
@@ -214,6 +235,7 @@ async fn list(options: &Options, console: &mut Console<'_>) -> Result<(), Error>
         let request = ListOrganizationsRequest {
             page_size: PAGE_SIZE,
             page_token,
+            labels: labels.clone(),
         };
         let page = operator.list_page(request).await?;
         organizations.extend(page.organizations.into_iter().map(OrganizationView::from));

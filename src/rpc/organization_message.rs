@@ -50,6 +50,11 @@ impl From<Organization> for admin::Organization {
             create_time: Some(organization.create_time.into()),
             update_time: Some(organization.update_time.into()),
             revoke_time,
+            labels: organization
+                .labels
+                .iter()
+                .map(|label| (label.key().to_owned(), label.value().to_owned()))
+                .collect(),
         }
     }
 }

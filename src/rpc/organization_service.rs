@@ -27,7 +27,8 @@ use crate::{
             Credential, GetOrganizationRequest, GetOrganizationResponse, KekToDestroy,
             ListOrganizationsRequest, ListOrganizationsResponse, RegisterOrganizationRequest,
             RegisterOrganizationResponse, RevokeOrganizationRequest, RevokeOrganizationResponse,
-            RotateCredentialRequest, RotateCredentialResponse, organization_service_server,
+            RotateCredentialRequest, RotateCredentialResponse, UpdateOrganizationRequest,
+            UpdateOrganizationResponse, organization_service_server,
         },
         v1::ErrorReason as Reason,
     },
@@ -83,6 +84,14 @@ impl organization_service_server::OrganizationService for OrganizationService {
         request: Request<ListOrganizationsRequest>,
     ) -> Result<Response<ListOrganizationsResponse>, Status> {
         self.recorded("ListOrganizations", request, Self::list)
+            .await
+    }
+
+    async fn update_organization(
+        &self,
+        request: Request<UpdateOrganizationRequest>,
+    ) -> Result<Response<UpdateOrganizationResponse>, Status> {
+        self.recorded("UpdateOrganization", request, Self::update)
             .await
     }
 
@@ -209,10 +218,15 @@ impl OrganizationService {
         let mut fields = Fields::default();
         let after = fields.page_token(&request.page_token);
         let size = fields.page_size(request.page_size);
+        let labels = fields.labels(&request.labels).unwrap_or_default();
         if !fields.is_clean() {
             return Err(fields.into_status());
         }
         let visible = |organization: &Organization| {
+            let mut labels = labels.iter();
+            if !labels.all(|label| organization.labels.contains(label)) {
+                return false;
+            }
             let allowed =
                 self.policy
                     .check(caller, Action::List, &organization.id, self.vault.labels());
@@ -302,12 +316,17 @@ impl OrganizationService {
     }
 
     /// What the request is remembered by; its id has been taken out of it.
-    fn mark(&self, request_id: String, request: &impl prost::Message) -> RequestMark {
+    pub(super) fn mark(&self, request_id: String, request: &impl prost::Message) -> RequestMark {
         let content = Zeroizing::new(request.encode_to_vec());
         self.vault.mark(&request_id, &content)
     }
 
-    fn allow(&self, caller: &SpiffeId, action: Action, id: &OrganizationId) -> Result<(), Status> {
+    pub(super) fn allow(
+        &self,
+        caller: &SpiffeId,
+        action: Action,
+        id: &OrganizationId,
+    ) -> Result<(), Status> {
         let allowed = self.policy.check(caller, action, id, self.vault.labels());
         allowed.map_err(|denied| deny(caller, action, Some(id), denied))
     }
@@ -315,6 +334,24 @@ impl OrganizationService {
     fn allow_any(&self, caller: &SpiffeId, action: Action) -> Result<(), Status> {
         let allowed = self.policy.check_any(caller, action);
         allowed.map_err(|denied| deny(caller, action, None, denied))
+    }
+
+    /// Whether a caller may register an organization with this id and these labels.
+    fn allow_new(
+        &self,
+        caller: &SpiffeId,
+        id: &OrganizationId,
+        labels: &Labels,
+    ) -> Result<(), Status> {
+        let action = Action::Register;
+        let allowed = self
+            .policy
+            .check_labels(caller, action, id, [&Labels::NONE, labels]);
+        allowed.map_err(|denied| {
+            // An id that is not the caller's to register may or may not exist: both look the same.
+            let denied = denied.max(Denied::Action);
+            deny(caller, action, Some(id), denied)
+        })
     }
 
     /// A page of organizations that the caller may see. So that pages tell little of others, it goes
@@ -365,12 +402,9 @@ impl OrganizationService {
             "" => Some(self.vault.generated_id(&mark.request_id)),
             given => fields.take("organization_id", OrganizationId::parse(given)),
         };
-        if let Some(id) = &id {
-            // One that is not the caller's to register may or may not exist: both look the same.
-            let allowed = self
-                .policy
-                .check(caller, Action::Register, id, &Labels::default());
-            allowed.map_err(|_| deny(caller, Action::Register, Some(id), Denied::Action))?;
+        let labels = fields.labels(&request.labels);
+        if let (Some(id), Some(labels)) = (&id, &labels) {
+            self.allow_new(caller, id, labels)?;
         }
         let display_name = fields.display_name(request.display_name);
         let tenant = fields.take("tenant", TenantName::parse(&request.tenant));
@@ -381,6 +415,7 @@ impl OrganizationService {
         let credential = self.credential(&mut fields, request.credential).await?;
         match (
             id,
+            labels,
             display_name,
             tenant,
             cloud,
@@ -390,6 +425,7 @@ impl OrganizationService {
         ) {
             (
                 Some(id),
+                Some(labels),
                 Some(display_name),
                 Some(tenant),
                 Some(cloud),
@@ -405,7 +441,7 @@ impl OrganizationService {
                 credential,
                 sharepoint_root_host,
                 sharepoint_hosts,
-                labels: Labels::default(),
+                labels,
             }),
             _ => Err(fields.into_status()),
         }
@@ -427,10 +463,10 @@ macro_rules! names {
     };
 }
 names! {
-    itself: RegisterOrganizationRequest, GetOrganizationRequest, RotateCredentialRequest,
-        RevokeOrganizationRequest;
-    answer: RegisterOrganizationResponse, GetOrganizationResponse, RotateCredentialResponse,
-        RevokeOrganizationResponse
+    itself: RegisterOrganizationRequest, GetOrganizationRequest, UpdateOrganizationRequest,
+        RotateCredentialRequest, RevokeOrganizationRequest;
+    answer: RegisterOrganizationResponse, GetOrganizationResponse, UpdateOrganizationResponse,
+        RotateCredentialResponse, RevokeOrganizationResponse
 }
 
 impl Names for ListOrganizationsRequest {
@@ -445,7 +481,7 @@ impl Names for ListOrganizationsResponse {
     }
 }
 
-fn by(caller: &SpiffeId, mark: RequestMark, mode: Mode) -> registration::Request {
+pub(super) fn by(caller: &SpiffeId, mark: RequestMark, mode: Mode) -> registration::Request {
     registration::Request {
         caller: caller.clone(),
         mark,

@@ -29,8 +29,8 @@ use crate::{
             GetStoreStatusRequest, GetStoreStatusResponse, ListOrganizationsRequest,
             ListOrganizationsResponse, RegisterOrganizationRequest, RegisterOrganizationResponse,
             RevokeOrganizationRequest, RevokeOrganizationResponse, RewrapKeysRequest,
-            RotateCredentialRequest, RotateCredentialResponse, organization_service_server,
-            store_service_server,
+            RotateCredentialRequest, RotateCredentialResponse, UpdateOrganizationRequest,
+            UpdateOrganizationResponse, organization_service_server, store_service_server,
         },
         v1::{
             GetTokenRequest, GetTokenResponse, ReportTokenRequest, ReportTokenResponse,
@@ -189,6 +189,13 @@ impl organization_service_server::OrganizationService for Seal {
         request: Request<ListOrganizationsRequest>,
     ) -> Result<Response<ListOrganizationsResponse>, Status> {
         self.refuse("ListOrganizations", &request, organization_of)
+    }
+
+    async fn update_organization(
+        &self,
+        request: Request<UpdateOrganizationRequest>,
+    ) -> Result<Response<UpdateOrganizationResponse>, Status> {
+        self.refuse("UpdateOrganization", &request, organization_of)
     }
 
     async fn rotate_credential(

@@ -176,7 +176,8 @@ impl Record {
                 .map(host)
                 .collect::<Result<_, _>>()
                 .map_err(|_| corrupt())?,
-            labels: Labels::default(),
+            // They lie in front of the record.
+            labels: Labels::NONE,
             state: body
                 .revoke_time
                 .map_or(State::Active, |at| State::Revoked(time(at))),
