@@ -3,19 +3,37 @@
 //! The file is read and checked at start; `deploy/policy.toml` explains it. An organization that a
 //! caller has no grant for does not exist for that caller, so that nobody can find out by asking who
 //! the customers are.
+//!
+//! A policy never changes: another one takes its place as a whole.
 
-use std::{collections::HashMap, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::Path,
+    sync::Arc,
+};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use serde::Deserialize;
+use smallvec::SmallVec;
 use spiffe::{SpiffeId, TrustDomain};
 
 use crate::{
     config,
-    organization::{OrganizationId, Resource},
+    organization::{
+        OrganizationId,
+        label::{Labelled, Labels},
+    },
 };
 
 mod description;
+mod file;
+mod grant;
+mod granted;
+
+pub use grant::{Question, Wanted};
+
+use grant::Grant;
+use granted::Granted;
 
 /// What a caller wants to do.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Hash)]
@@ -29,6 +47,8 @@ pub enum Action {
     Get,
     /// List organizations.
     List,
+    /// Change names and labels.
+    Update,
     /// Replace credentials.
     Rotate,
     /// Revoke organizations.
@@ -42,8 +62,9 @@ pub enum Action {
     ManageStore,
 }
 
-/// Why a caller may not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a caller may not. Of several grants that do not suffice, the one that is nearest says why: these
+/// are in that order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum Denied {
     /// No grant names the caller and the organization: it does not exist for this caller.
     #[error("there is no such organization")]
@@ -51,17 +72,27 @@ pub enum Denied {
     /// No grant names the action for them.
     #[error("the policy does not grant this action to the caller")]
     Action,
+    /// A grant names all but the labels.
+    #[error(
+        "the policy does not grant this action to the caller with these labels; those that a grant goes by are for callers whose own grant names them"
+    )]
+    Labels,
     /// A grant names all but the resource.
     #[error("the policy does not grant this resource to the caller")]
     Resource,
+    /// A grant names all but the purpose.
+    #[error("the policy does not grant this purpose to the caller")]
+    Purpose,
 }
 
 /// All grants, by caller.
 #[derive(Debug, Default)]
 pub struct Policy {
-    exact: HashMap<SpiffeId, Vec<Arc<Grant>>>,
+    exact: HashMap<SpiffeId, Arc<Granted>>,
     /// Grants to all ids below a path, which ends with `/`.
-    below: Vec<(String, Arc<Grant>)>,
+    below: Vec<(String, Arc<Granted>)>,
+    /// Keys of labels that decide who may do what.
+    label_keys: BTreeSet<Box<str>>,
 }
 
 /// Somebody who calls, with the grants that a policy has for them: found once for a connection, since
@@ -74,50 +105,7 @@ pub struct Caller {
     digest: [u8; 16],
     /// Whose the grants are.
     policy: Arc<Policy>,
-    grants: Vec<Arc<Grant>>,
-}
-
-/// A file of grants.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PolicyFile {
-    #[serde(default)]
-    grant: Vec<toml::Spanned<GrantEntry>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct GrantEntry {
-    callers: Vec<toml::Spanned<String>>,
-    actions: Vec<Action>,
-    organizations: Vec<toml::Spanned<String>>,
-    #[serde(default)]
-    resources: Vec<ResourceName>,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "snake_case")]
-enum ResourceName {
-    Graph,
-    Exchange,
-    Sharepoint,
-    AzureAdGraph,
-}
-
-#[derive(Debug)]
-struct Grant {
-    actions: Vec<Action>,
-    organizations: Vec<OrganizationPattern>,
-    resources: Vec<ResourceName>,
-    /// Where the policy has it.
-    line: usize,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum OrganizationPattern {
-    Exact(String),
-    /// All that begin so; of everything, with an empty prefix.
-    Prefix(String),
+    grants: SmallVec<[Arc<Granted>; 2]>,
 }
 
 impl Policy {
@@ -138,97 +126,7 @@ impl Policy {
     /// # Errors
     /// What is wrong and in which line.
     pub fn parse(text: &str, trust_domain: &TrustDomain) -> Result<Self, String> {
-        let file: PolicyFile = toml::from_str(text).map_err(|error| error.to_string())?;
-        let mut policy = Self::default();
-        let line_of = |at: usize| text[..at].matches('\n').count() + 1;
-        for entry in file.grant {
-            let line = line_of(entry.span().start);
-            policy
-                .add(entry.into_inner(), line, trust_domain)
-                .map_err(|(at, reason)| format!("line {}: {reason}", line_of(at)))?;
-        }
-        Ok(policy)
-    }
-
-    fn add(
-        &mut self,
-        entry: GrantEntry,
-        line: usize,
-        trust_domain: &TrustDomain,
-    ) -> Result<(), (usize, String)> {
-        let mut organizations = Vec::new();
-        for pattern in &entry.organizations {
-            let at = pattern.span().start;
-            organizations.push(
-                OrganizationPattern::parse(pattern.get_ref()).ok_or_else(|| {
-                    let reason = format!(
-                        "`{}` is neither an organization id nor the beginning of one with `*`",
-                        pattern.get_ref()
-                    );
-                    (at, reason)
-                })?,
-            );
-        }
-        let first = entry
-            .callers
-            .first()
-            .map_or(0, |caller| caller.span().start);
-        let for_tokens = entry.actions.contains(&Action::GetToken);
-        if for_tokens == entry.resources.is_empty() {
-            let reason = "`resources` belong to the action get_token, and it needs them".to_owned();
-            return Err((first, reason));
-        }
-        let everything = [OrganizationPattern::Prefix(String::new())];
-        if entry.actions.contains(&Action::ManageStore) && organizations != everything {
-            let reason = "`manage_store` is for all organizations: `organizations = [\"*\"]`";
-            return Err((first, reason.to_owned()));
-        }
-        let grant = Arc::new(Grant {
-            actions: entry.actions,
-            organizations,
-            resources: entry.resources,
-            line,
-        });
-        for caller in entry.callers {
-            let at = caller.span().start;
-            self.add_caller(caller.get_ref(), trust_domain, &grant)
-                .map_err(|reason| (at, reason))?;
-        }
-        Ok(())
-    }
-
-    fn add_caller(
-        &mut self,
-        caller: &str,
-        trust_domain: &TrustDomain,
-        grant: &Arc<Grant>,
-    ) -> Result<(), String> {
-        let (path, prefix) = match caller.strip_suffix("/*") {
-            Some(path) => (path, true),
-            None => (caller, false),
-        };
-        // All callers of the trust domain are `spiffe://domain/*`, which has no path to check.
-        let root = format!("spiffe://{trust_domain}");
-        if prefix && path == root {
-            self.below.push((format!("{root}/"), grant.clone()));
-            return Ok(());
-        }
-        let id =
-            SpiffeId::new(path).map_err(|error| format!("`{caller}` is no SPIFFE ID: {error}"))?;
-        if !id.is_member_of(trust_domain) {
-            return Err(format!(
-                "`{caller}` is outside the trust domain {trust_domain}; no caller can have it"
-            ));
-        }
-        if !prefix && id.path().is_empty() {
-            return Err(format!("`{caller}` has no path; no caller can have it"));
-        }
-        if prefix {
-            self.below.push((format!("{id}/"), grant.clone()));
-        } else {
-            self.exact.entry(id).or_default().push(grant.clone());
-        }
-        Ok(())
+        file::parse(text, trust_domain)
     }
 
     /// Whether a caller may do something with an organization. For [`Action::GetToken`] ask
@@ -241,18 +139,14 @@ impl Policy {
         caller: &SpiffeId,
         action: Action,
         organization: &OrganizationId,
+        labels: &impl Labelled,
     ) -> Result<(), Denied> {
-        let mut denied = Denied::Organization;
-        for grant in self
-            .grants(caller)
-            .filter(|grant| grant.covers(organization))
-        {
-            if grant.actions.contains(&action) {
-                return Ok(());
-            }
-            denied = Denied::Action;
-        }
-        Err(denied)
+        let question = Question {
+            action,
+            organization,
+            token: None,
+        };
+        decide(self.granted(caller), &question, labels)
     }
 
     /// Whether a caller may have a token.
@@ -263,9 +157,11 @@ impl Policy {
         &self,
         caller: &SpiffeId,
         organization: &OrganizationId,
-        resource: &Resource,
+        wanted: Wanted<'_>,
+        labels: &impl Labelled,
     ) -> Result<(), Denied> {
-        token_granted(self.grants(caller), organization, resource)
+        let question = Question::token(organization, wanted);
+        decide(self.granted(caller), &question, labels)
     }
 
     /// As [`Self::check_token`], for a caller whose grants are known. Those of another policy than
@@ -277,13 +173,14 @@ impl Policy {
         self: &Arc<Self>,
         caller: &Caller,
         organization: &OrganizationId,
-        resource: &Resource,
+        wanted: Wanted<'_>,
+        labels: &impl Labelled,
     ) -> Result<(), Denied> {
         if Arc::ptr_eq(self, &caller.policy) {
-            let grants = caller.grants.iter().map(Arc::as_ref);
-            return token_granted(grants, organization, resource);
+            let granted = caller.grants.iter().map(Arc::as_ref);
+            return decide(granted, &Question::token(organization, wanted), labels);
         }
-        self.check_token(&caller.id, organization, resource)
+        self.check_token(&caller.id, organization, wanted, labels)
     }
 
     /// Whether a caller may do something with any organization at all: asked where there is none yet.
@@ -291,32 +188,103 @@ impl Policy {
     /// # Errors
     /// [`Denied::Action`].
     pub fn check_any(&self, caller: &SpiffeId, action: Action) -> Result<(), Denied> {
-        let granted = self
-            .grants(caller)
-            .any(|grant| grant.actions.contains(&action));
+        let granted = self.grants(caller).any(|grant| grant.actions.has(action));
         if granted { Ok(()) } else { Err(Denied::Action) }
     }
 
-    fn grants(&self, caller: &SpiffeId) -> impl Iterator<Item = &Grant> {
-        self.shared_grants(caller).map(Arc::as_ref)
+    /// Whether a caller who may do something with an organization may also give it these labels in place
+    /// of the old ones, where it had any.
+    ///
+    /// Whoever may by the id, may. Whoever may by labels only, keeps within them: the organization goes
+    /// on to have one of those, and of all labels that any grant of the policy goes by, only those change
+    /// that the caller's own grants name. So nobody makes an organization somebody else's, or
+    /// takes it away.
+    ///
+    /// # Errors
+    /// [`Denied::Labels`], and what [`Self::check`] says where no grant is about such an id.
+    pub fn check_labels(
+        &self,
+        caller: &SpiffeId,
+        action: Action,
+        organization: &OrganizationId,
+        [old, new]: [&Labels; 2],
+    ) -> Result<(), Denied> {
+        let mine: Vec<_> = self
+            .grants(caller)
+            .filter(|grant| grant.actions.has(action) && grant.names(organization))
+            .collect();
+        if mine.is_empty() {
+            return self.check(caller, action, organization, new);
+        }
+        if mine.iter().any(|grant| grant.labels.is_empty()) {
+            return Ok(());
+        }
+        let names = |label| mine.iter().any(|grant| grant.labels.contains(label));
+        let changed = old.iter().filter(|label| !new.contains(label));
+        let changed = changed.chain(new.iter().filter(|label| !old.contains(label)));
+        let mut guarded = changed.filter(|label| self.label_keys.contains(label.key()));
+        let stays = new.iter().any(names);
+        if stays && guarded.all(names) {
+            return Ok(());
+        }
+        Err(Denied::Labels)
     }
 
-    fn shared_grants(&self, caller: &SpiffeId) -> impl Iterator<Item = &Arc<Grant>> {
+    fn grants(&self, caller: &SpiffeId) -> impl Iterator<Item = &Grant> {
+        self.granted(caller).flat_map(Granted::all)
+    }
+
+    fn granted(&self, caller: &SpiffeId) -> impl Iterator<Item = &Granted> {
+        self.shared(caller).map(Arc::as_ref)
+    }
+
+    fn shared(&self, caller: &SpiffeId) -> impl Iterator<Item = &Arc<Granted>> {
         let text = caller.to_string();
         let below = self
             .below
             .iter()
             .filter(move |(path, _)| text.starts_with(path.as_str()));
-        let exact = self.exact.get(caller).into_iter().flatten();
-        exact.chain(below.map(|(_, grant)| grant))
+        let exact = self.exact.get(caller).into_iter();
+        exact.chain(below.map(|(_, granted)| granted))
     }
+}
+
+impl<'a> Question<'a> {
+    fn token(organization: &'a OrganizationId, wanted: Wanted<'a>) -> Self {
+        Self {
+            action: Action::GetToken,
+            organization,
+            token: Some(wanted),
+        }
+    }
+}
+
+/// Goes through the grants until one suffices.
+fn decide<'a>(
+    granted: impl Iterator<Item = &'a Granted>,
+    question: &Question<'_>,
+    labels: &impl Labelled,
+) -> Result<(), Denied> {
+    let mut denied = Denied::Organization;
+    for granted in granted {
+        for grant in granted.about(question.organization) {
+            if !grant.covers(question.organization, labels) {
+                continue;
+            }
+            match grant.decides(question) {
+                Ok(()) => return Ok(()),
+                Err(nearer) => denied = denied.max(nearer),
+            }
+        }
+    }
+    Err(denied)
 }
 
 impl Caller {
     /// A caller with the grants of a policy.
     #[must_use]
     pub fn new(id: SpiffeId, policy: Arc<Policy>) -> Self {
-        let grants = policy.shared_grants(&id).cloned().collect();
+        let grants = policy.shared(&id).cloned().collect();
         let name = id.to_string();
         let digest = digest(&SHA256, name.as_bytes());
         Self {
@@ -344,64 +312,6 @@ impl Caller {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
-    }
-}
-
-fn token_granted<'a>(
-    grants: impl Iterator<Item = &'a Grant>,
-    organization: &OrganizationId,
-    resource: &Resource,
-) -> Result<(), Denied> {
-    let name = ResourceName::from(resource);
-    let mut denied = Denied::Organization;
-    for grant in grants.filter(|grant| grant.covers(organization)) {
-        if !grant.actions.contains(&Action::GetToken) {
-            if denied == Denied::Organization {
-                denied = Denied::Action;
-            }
-        } else if grant.resources.contains(&name) {
-            return Ok(());
-        } else {
-            denied = Denied::Resource;
-        }
-    }
-    Err(denied)
-}
-
-impl Grant {
-    fn covers(&self, organization: &OrganizationId) -> bool {
-        self.organizations.iter().any(|pattern| match pattern {
-            OrganizationPattern::Exact(id) => id == organization.as_str(),
-            OrganizationPattern::Prefix(prefix) => {
-                organization.as_str().starts_with(prefix.as_str())
-            }
-        })
-    }
-}
-
-impl OrganizationPattern {
-    fn parse(text: &str) -> Option<Self> {
-        match text.strip_suffix('*') {
-            None => Some(Self::Exact(
-                OrganizationId::parse(text).ok()?.as_str().to_owned(),
-            )),
-            // What is before the `*` must be able to begin an id.
-            Some(prefix) => {
-                OrganizationId::parse(&format!("{prefix}x")).ok()?;
-                Some(Self::Prefix(prefix.to_owned()))
-            }
-        }
-    }
-}
-
-impl From<&Resource> for ResourceName {
-    fn from(resource: &Resource) -> Self {
-        match resource {
-            Resource::Graph => Self::Graph,
-            Resource::Exchange => Self::Exchange,
-            Resource::SharePoint(_) => Self::Sharepoint,
-            Resource::AzureAdGraph => Self::AzureAdGraph,
-        }
     }
 }
 

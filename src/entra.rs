@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::{
     credential::Credential,
-    organization::{ClientId, Cloud, SharePointHost, TenantId, TenantName},
+    organization::{ClientId, Cloud, Purpose, SharePointHost, TenantId, TenantName},
     secret::AccessToken,
 };
 
@@ -78,6 +78,15 @@ pub enum Lane {
     Caller,
     /// Somebody waits for their data.
     Restore,
+}
+
+impl From<Purpose> for Lane {
+    fn from(purpose: Purpose) -> Self {
+        match purpose {
+            Purpose::Backup => Self::Caller,
+            Purpose::Restore => Self::Restore,
+        }
+    }
 }
 
 /// The lane of a request, shared with it: it can be moved to a faster one while it queues.

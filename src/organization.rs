@@ -6,6 +6,11 @@ use std::{fmt, sync::Arc, time::SystemTime};
 
 use uuid::Uuid;
 
+pub mod label;
+pub mod label_index;
+
+use label::Labels;
+
 use crate::{credential::CredentialInfo, malformed::Malformed};
 
 /// Longest id of an organization, in bytes.
@@ -69,6 +74,15 @@ pub enum Resource {
     AzureAdGraph,
 }
 
+/// What a token is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// Scheduled work.
+    Backup,
+    /// Somebody waits for their data.
+    Restore,
+}
+
 /// Whether an organization gets tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
@@ -108,6 +122,8 @@ pub struct Organization {
     pub sharepoint_root_host: Option<SharePointHost>,
     /// Further SharePoint hosts.
     pub sharepoint_hosts: Vec<SharePointHost>,
+    /// What its operators group it by.
+    pub labels: Labels,
     /// Whether it gets tokens.
     pub state: State,
     /// Goes up by one with every change.

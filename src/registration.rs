@@ -16,6 +16,7 @@ use crate::{
     entra::{self, Lane, TokenEndpoint, TokenRequest, Urgency, cloud::Audience},
     organization::{
         ClientId, Cloud, Organization, OrganizationId, Resource, SharePointHost, State, TenantName,
+        label::Labels,
     },
     token::{
         Token, TokenKey,
@@ -26,6 +27,7 @@ use crate::{
 };
 
 mod suspension;
+mod update;
 
 pub use suspension::Proof;
 
@@ -70,6 +72,8 @@ pub struct Registration {
     pub sharepoint_root_host: Option<SharePointHost>,
     /// Further SharePoint hosts.
     pub sharepoint_hosts: Vec<SharePointHost>,
+    /// What its operators group it by.
+    pub labels: Labels,
 }
 
 /// Who asks for a change, and how.
@@ -282,6 +286,7 @@ impl Registrar {
             client_id: registration.client_id,
             sharepoint_root_host: registration.sharepoint_root_host,
             sharepoint_hosts: registration.sharepoint_hosts,
+            labels: registration.labels,
         };
         let credential = registration.credential;
         let mut organization = new.registered(&credential, self.now());

@@ -10,9 +10,9 @@
 //! `m/root` names the store and holds its wrapped root key, `m/manifest` says what else there must be,
 //! `m/shred` which KEKs are to be destroyed.
 //! `o/<index>` is an organization's sealed
-//! record and `k/<index>` its wrapped key, where *index* is an HMAC of the organization's id: a copy
+//! record, behind its sealed labels, and `k/<index>` its wrapped key, where *index* is an HMAC of the organization's id: a copy
 //! of the store tells neither who the customers are nor what belongs to whom. `t/<index><resource>`
-//! is an access token kept for the next start. Formats: `vault/envelope.rs`, `vault/record.rs`,
+//! is an access token kept for the next start. Formats: `vault/envelope.rs`, `vault/record.rs`, `vault/labels.rs`,
 //! `vault/kept_token/stored.rs`, [`crate::sealed`].
 //!
 //! # What it does not protect against
@@ -26,7 +26,7 @@ use tokio::sync::{Mutex, RwLock, watch};
 use crate::{
     credential::Credential,
     kek::{self, KekId, KeyProvider},
-    organization::{Organization, OrganizationId},
+    organization::{Organization, OrganizationId, label_index::LabelIndex},
     sealed,
     secret::SymmetricKey,
     store::{self, Compare, Entry, Key, Revision, Store},
@@ -37,6 +37,7 @@ pub mod backup;
 mod change;
 mod envelope;
 mod kept_token;
+mod labels;
 mod manifest;
 mod record;
 pub mod rewrap;
@@ -44,12 +45,12 @@ mod root;
 pub mod shred;
 
 pub use anchor::{ANCHOR_BYTES_MAX, Accepted};
-pub use change::NewOrganization;
+pub use change::{Changes, NewOrganization};
 pub use kept_token::{KeptToken, Swept};
 pub use record::RequestMark;
 
 use backup::Watched;
-use envelope::{Index, Place, WrappedKey};
+use envelope::{Index, Parts, Place, WrappedKey};
 use record::Record;
 use root::Root;
 use shred::Shredding;
@@ -82,6 +83,7 @@ pub struct Vault {
     /// Held while keys are re-wrapped.
     rewrapping: Mutex<()>,
     shredding: Shredding,
+    labels: Arc<LabelIndex>,
 }
 
 /// An organization with its credential, to get a token with.
@@ -168,7 +170,8 @@ impl Vault {
     /// in it; [`Error::Corrupt`] or [`Error::Newer`] if the store is none of ours. Nothing is written
     /// then.
     pub async fn open(store: Arc<dyn Store>, keys: Arc<dyn KeyProvider>) -> Result<Self, Error> {
-        let (root, epoch) = Root::open(&*store, &*keys).await?;
+        let labels = Arc::default();
+        let (root, epoch) = Root::open(&*store, &*keys, &labels).await?;
         Ok(Self {
             store,
             keys,
@@ -178,7 +181,14 @@ impl Vault {
             watched: Watched::default(),
             rewrapping: Mutex::default(),
             shredding: Shredding::default(),
+            labels,
         })
+    }
+
+    /// Which labels organizations have, as far as changes are durable.
+    #[must_use]
+    pub fn labels(&self) -> &Arc<LabelIndex> {
+        &self.labels
     }
 
     /// An organization.
@@ -250,7 +260,11 @@ impl Vault {
             let Some(entry) = self.store.get(&Key::new(RECORDS, index)).await? else {
                 return Ok(None);
             };
-            let (header, sealed) = envelope::parse(&entry.value)?;
+            let Parts {
+                header,
+                labels,
+                sealed,
+            } = envelope::parse(&entry.value)?;
             let row = self.store.get(&Key::new(KEYS, index)).await?;
             let row = row.ok_or(Error::Corrupt("a record without its key"))?;
             let wrapped = WrappedKey::decode(&row.value)?;
@@ -260,9 +274,12 @@ impl Vault {
             }
             let place = self.place(*index);
             let key = self.unwrap_key(index, &wrapped).await?;
-            let opened = sealed::open(&key, &place.aad(&header), sealed)
+            let opened = sealed::open(&key, &place.aad(&header, labels), sealed)
                 .map_err(|_| Error::Corrupt("a record that does not open under its key"))?;
-            let record = Record::decode(&opened, header.version)?;
+            let mut record = Record::decode(&opened, header.version)?;
+            if !labels.is_empty() {
+                (_, record.organization.labels) = self.root.labels.open(index, &header, labels)?;
+            }
             if self.root.index(&record.organization.id) != *index {
                 return Err(Error::Corrupt("a record of another organization"));
             }
@@ -342,6 +359,7 @@ impl Found {
 pub fn fuzz_record(bytes: &[u8]) {
     let _ = envelope::parse(bytes);
     kept_token::fuzz(bytes);
+    labels::fuzz(bytes);
     backup::fuzz(bytes);
     if let Ok(key) = WrappedKey::decode(bytes) {
         assert_eq!(key.encode(), bytes);

@@ -147,11 +147,13 @@ async fn service(policy: Arc<Policy>) -> Result<TokenServiceServer<TokenService>
                 .map_err(|wrong| wrong.to_string())?,
             sharepoint_root_host: None,
             sharepoint_hosts: Vec::new(),
+            labels: Default::default(),
         };
         let organization = organization.registered(&credential, clock.now());
         let mark = vault.mark("register", b"");
         vault.register(organization, credential, mark).await?;
     }
+    let labels = vault.labels().clone();
     let mint = Mint::new(Arc::new(vault), Arc::new(Entra), clock, || 0.5);
     let limits = Limits {
         slots_max: usize::MAX,
@@ -161,6 +163,7 @@ async fn service(policy: Arc<Policy>) -> Result<TokenServiceServer<TokenService>
     let (tokens, _) = TokenCache::new(mint, Outage::new(), limits, TaskTracker::new());
     Ok(TokenServiceServer::new(TokenService {
         policy,
+        labels,
         tokens,
         deliveries: Deliveries::default(),
         clock,

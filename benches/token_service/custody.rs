@@ -13,7 +13,7 @@ use kodo_broker::{
     client::{ConnectionConfig, Operator},
     credential::Credential,
     kek::file::KeyFile,
-    organization::{ClientId, Cloud, OrganizationId, TenantId},
+    organization::{ClientId, Cloud, OrganizationId, TenantId, label::Labels},
     pb::{admin::v1::RewrapKeysRequest, v1::Resource},
     secret::ClientSecret,
     store::{self, sled::SledStore},
@@ -253,6 +253,7 @@ impl Fill {
             client_id: ClientId::parse(&self.client_id.to_string()).map_err(|e| e.to_string())?,
             sharepoint_root_host: None,
             sharepoint_hosts: vec![],
+            labels: Labels::NONE,
         };
         let organization = new.registered(&credential, SystemTime::UNIX_EPOCH);
         let mark = vault.mark(&id(number), b"");

@@ -205,7 +205,7 @@ resources = ["graph", "exchange", "sharepoint"]
 
 [[grant]]
 callers = ["spiffe://{TRUST_DOMAIN}/admin"]
-actions = ["register", "get", "list", "rotate", "revoke", "manage_store"]
+actions = ["register", "get", "list", "update", "rotate", "revoke", "manage_store"]
 organizations = ["*"]
 "#
     )

@@ -186,6 +186,7 @@ impl Opening {
         Services {
             tokens: TokenService {
                 policy: self.policy.clone(),
+                labels: vault.labels().clone(),
                 tokens: engine.tokens.clone(),
                 deliveries: self.deliveries.clone(),
                 clock: self.clock,

@@ -4,7 +4,10 @@ use std::fmt;
 
 use spiffe::SpiffeId;
 
-use super::{Action, Grant, OrganizationPattern, Policy, ResourceName};
+use super::{
+    Action, Grant, Policy,
+    grant::{PurposeName, ResourceName},
+};
 
 impl Policy {
     /// The grants that name a caller, each with the line of the policy that it begins in, in that order.
@@ -25,22 +28,42 @@ impl fmt::Display for Grant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Taken apart, so that what is added to a grant is not left out here.
         let Self {
-            actions,
-            organizations,
-            resources,
             line: _,
+            actions,
+            exact,
+            prefixes,
+            labels,
+            resources,
+            purposes,
         } = self;
-        let (actions, organizations) = (joined(actions), joined(organizations));
+        let actions = joined(Action::ALL.iter().filter(|action| actions.has(**action)));
+        let prefixes = prefixes.iter().map(|prefix| format!("{prefix}*"));
+        let organizations = joined(exact.iter().map(ToString::to_string).chain(prefixes));
         write!(f, "{actions} of {organizations}")?;
+        if !labels.is_empty() {
+            let labels = labels
+                .iter()
+                .map(|label| format!("{}={}", label.key(), label.value()));
+            write!(f, " with {}", joined(labels))?;
+        }
         if !resources.is_empty() {
-            write!(f, " for {}", joined(resources))?;
+            let all = ResourceName::ALL.iter();
+            write!(
+                f,
+                " for {}",
+                joined(all.filter(|name| resources.has(**name)))
+            )?;
+            let granted = PurposeName::ALL.iter().filter(|name| purposes.has(**name));
+            if granted.clone().count() < PurposeName::ALL.len() {
+                write!(f, " to {}", joined(granted))?;
+            }
         }
         Ok(())
     }
 }
 
-fn joined<T: fmt::Display>(items: &[T]) -> String {
-    let items: Vec<_> = items.iter().map(ToString::to_string).collect();
+fn joined<T: fmt::Display>(items: impl Iterator<Item = T>) -> String {
+    let items: Vec<_> = items.map(|item| item.to_string()).collect();
     items.join(", ")
 }
 
@@ -51,6 +74,7 @@ impl fmt::Display for Action {
             Self::Register => "register",
             Self::Get => "get",
             Self::List => "list",
+            Self::Update => "update",
             Self::Rotate => "rotate",
             Self::Suspend => "suspend",
             Self::Resume => "resume",
@@ -71,12 +95,12 @@ impl fmt::Display for ResourceName {
     }
 }
 
-impl fmt::Display for OrganizationPattern {
+impl fmt::Display for PurposeName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exact(id) => f.write_str(id),
-            Self::Prefix(prefix) => write!(f, "{prefix}*"),
-        }
+        f.write_str(match self {
+            Self::Backup => "backup",
+            Self::Restore => "restore",
+        })
     }
 }
 
@@ -120,15 +144,7 @@ organizations = ["*"]
 
     #[test]
     fn names_are_those_of_the_policy_file() {
-        for action in [
-            Action::GetToken,
-            Action::Register,
-            Action::Get,
-            Action::List,
-            Action::Rotate,
-            Action::Revoke,
-            Action::ManageStore,
-        ] {
+        for action in Action::ALL {
             let text = format!("of = \"{action}\"");
             let table: std::collections::HashMap<String, Action> =
                 toml::from_str(&text).expect("an action");

@@ -1,19 +1,23 @@
 use super::*;
+use crate::organization::{Purpose, Resource, label::Label};
 
 mod oracle;
 
 const WORKER: &str = "spiffe://kodo.test/ns/kodo/sa/worker";
 const OPERATOR: &str = "spiffe://kodo.test/ns/kodo-admin/sa/operator";
-const ACTIONS: [Action; 8] = [
+const ACTIONS: [Action; 9] = [
     Action::GetToken,
     Action::Register,
     Action::Get,
     Action::List,
+    Action::Update,
     Action::Rotate,
     Action::Revoke,
     Action::Suspend,
     Action::Resume,
 ];
+/// Of organizations without labels.
+const NONE: Labels = Labels::NONE;
 
 fn domain() -> TrustDomain {
     TrustDomain::new("kodo.test").expect("a trust domain")
@@ -29,6 +33,17 @@ fn caller(id: &str) -> SpiffeId {
 
 fn organization(id: &str) -> OrganizationId {
     OrganizationId::parse(id).expect("an id")
+}
+
+fn labels(texts: &[&str]) -> Labels {
+    let labels = texts
+        .iter()
+        .map(|text| Label::parse(text).expect("a label"));
+    Labels::new(labels).expect("few")
+}
+
+fn wanted(resource: &Resource, purpose: Option<Purpose>) -> Wanted<'_> {
+    Wanted { resource, purpose }
 }
 
 /// A policy of one grant.
@@ -79,7 +94,7 @@ fn without_grants_nobody_may_do_anything() {
         let policy = parse(text).expect("parses");
         for action in ACTIONS {
             assert_eq!(
-                policy.check(&caller(WORKER), action, &organization("contoso")),
+                policy.check(&caller(WORKER), action, &organization("contoso"), &NONE),
                 Err(Denied::Organization)
             );
             assert_eq!(
@@ -108,8 +123,8 @@ organizations = ["*"]
     )
     .expect("parses");
     let token = |id, name, resource| {
-        let resource = &resource;
-        policy.check_token(&caller(id), &organization(name), resource)
+        let wanted = wanted(&resource, None);
+        policy.check_token(&caller(id), &organization(name), wanted, &NONE)
     };
     let sharepoint = || Resource::SharePoint(Some("contoso.sharepoint.com".into()));
     assert_eq!(token(WORKER, "contoso", Resource::Graph), Ok(()));
@@ -136,7 +151,7 @@ organizations = ["*"]
         token(nobody, "contoso", Resource::Graph),
         Err(Denied::Organization)
     );
-    let check = |action| policy.check(&caller(OPERATOR), action, &organization("contoso"));
+    let check = |action| policy.check(&caller(OPERATOR), action, &organization("contoso"), &NONE);
     assert_eq!(check(Action::Get), Ok(()));
     assert_eq!(check(Action::Revoke), Err(Denied::Action));
     assert_eq!(
@@ -155,7 +170,7 @@ fn a_path_ends_at_a_slash() {
     let below = |pattern: &str, id: &str| {
         let policy = granted(pattern, "get", "\"*\"");
         policy
-            .check(&caller(id), Action::Get, &organization("contoso"))
+            .check(&caller(id), Action::Get, &organization("contoso"), &NONE)
             .is_ok()
     };
     for (pattern, id, expected) in [
@@ -212,7 +227,7 @@ fn a_pattern_of_organizations_is_an_id_or_the_beginning_of_one() {
     let covers = |pattern: &str, id: &str| {
         let policy = granted(WORKER, "get", &format!("\"{pattern}\""));
         policy
-            .check(&caller(WORKER), Action::Get, &organization(id))
+            .check(&caller(WORKER), Action::Get, &organization(id), &NONE)
             .is_ok()
     };
     for (pattern, id, expected) in [
@@ -349,15 +364,182 @@ fn the_policies_that_we_ship_say_what_they_should() {
         let policy = Policy::parse(text, &example).expect("parses");
         for action in ACTIONS {
             let for_tokens = action == Action::GetToken;
-            let allowed = |caller| policy.check(caller, action, &contoso).is_ok();
+            let allowed = |caller| policy.check(caller, action, &contoso, &NONE).is_ok();
             assert_eq!(allowed(&worker), for_tokens, "{action:?}");
             assert_eq!(allowed(&operator), !for_tokens, "{action:?}");
         }
-        let token = |resource| policy.check_token(&worker, &contoso, &resource);
+        let token = |resource| {
+            let wanted = wanted(&resource, None);
+            policy.check_token(&worker, &contoso, wanted, &NONE)
+        };
         assert_eq!(token(Resource::Graph), Ok(()));
         assert_eq!(token(Resource::Exchange), Ok(()));
         assert_eq!(token(Resource::SharePoint(None)), Ok(()));
         assert_eq!(token(Resource::AzureAdGraph), Err(Denied::Resource));
         assert!(Policy::parse(text, &domain()).is_err(), "of another domain");
     }
+}
+
+#[test]
+fn a_grant_by_labels_is_for_those_that_have_one_of_them() {
+    let policy = parse(
+        r#"
+[[grant]]
+callers = ["spiffe://kodo.test/ns/kodo-admin/sa/operator"]
+actions = ["get"]
+organizations = ["nw-*", "northwind"]
+labels = ["msp=northwind", "msp=fabrikam"]
+"#,
+    )
+    .expect("parses");
+    for (id, labels, expected) in [
+        ("nw-one", &["msp=northwind"][..], true),
+        ("northwind", &["a=1", "msp=fabrikam", "z=1"], true),
+        ("nw-one", &["msp=contoso"], false),
+        ("nw-one", &["owner=northwind"], false),
+        ("nw-one", &[], false),
+        ("contoso", &["msp=northwind"], false),
+    ] {
+        let labels = super::tests::labels(labels);
+        let found = policy.check(&caller(OPERATOR), Action::Get, &organization(id), &labels);
+        let denied = Err(Denied::Organization);
+        assert_eq!(
+            found,
+            if expected { Ok(()) } else { denied },
+            "{id} {labels:?}"
+        );
+    }
+}
+
+#[test]
+fn a_grant_of_some_purposes_is_for_no_other() {
+    let grant = |purposes: &str| {
+        let text = format!(
+            "[[grant]]\ncallers = [\"{WORKER}\"]\nactions = [\"get_token\"]\norganizations = [\"*\"]\nresources = [\"graph\"]\n{purposes}\n"
+        );
+        parse(&text).expect("parses")
+    };
+    let token = |policy: &Policy, resource: Resource, purpose| {
+        let wanted = wanted(&resource, purpose);
+        policy.check_token(&caller(WORKER), &organization("contoso"), wanted, &NONE)
+    };
+    let (backup, restore) = (Some(Purpose::Backup), Some(Purpose::Restore));
+    let backups = grant("purposes = [\"backup\"]");
+    assert_eq!(token(&backups, Resource::Graph, backup), Ok(()));
+    assert_eq!(token(&backups, Resource::Graph, None), Ok(()));
+    assert_eq!(
+        token(&backups, Resource::Graph, restore),
+        Err(Denied::Purpose)
+    );
+    assert_eq!(
+        token(&backups, Resource::Exchange, restore),
+        Err(Denied::Resource)
+    );
+    for any in [grant(""), grant("purposes = [\"restore\", \"backup\"]")] {
+        assert_eq!(token(&any, Resource::Graph, backup), Ok(()));
+        assert_eq!(token(&any, Resource::Graph, restore), Ok(()));
+    }
+}
+
+#[test]
+fn labels_and_purposes_that_mean_nothing_are_refused_with_their_line() {
+    let grant = |action: &str, organizations: &str, rest: &str| {
+        format!(
+            "[[grant]]\ncallers = [\"{WORKER}\"]\nactions = [\"{action}\"]\norganizations = [\"{organizations}\"]\n{rest}\n"
+        )
+    };
+    refused(&grant("get", "*", "labels = []"), 5, "`labels` are empty");
+    refused(
+        &grant("get", "*", "labels = [\n\"a=1\",\n\"msp\"]"),
+        7,
+        "`msp`",
+    );
+    refused(&grant("get", "*", "labels = [\"msp=*\"]"), 5, "`msp=*`");
+    refused(
+        &grant("get", "*", "purposes = [\"backup\"]"),
+        5,
+        "belong to",
+    );
+    let token = |rest: &str| {
+        grant(
+            "get_token",
+            "*",
+            &format!("resources = [\"graph\"]\n{rest}"),
+        )
+    };
+    refused(&token("purposes = []"), 6, "are empty");
+    refused(&token("purposes = [\"audit\"]"), 6, "audit");
+    refused(
+        &grant("manage_store", "*", "labels = [\"a=1\"]"),
+        2,
+        "`manage_store`",
+    );
+    refused(
+        &grant("register", "*", "labels = [\"a=1\"]"),
+        2,
+        "ids of its own",
+    );
+    assert!(parse(&grant("register", "nw-*", "labels = [\"a=1\"]")).is_ok());
+}
+
+#[test]
+fn who_may_by_labels_only_neither_takes_nor_gives_away() {
+    let policy = parse(
+        r#"
+[[grant]]
+callers = ["spiffe://kodo.test/msp/nw"]
+actions = ["register", "update"]
+organizations = ["nw-*"]
+labels = ["msp=nw", "msp=nw2"]
+
+[[grant]]
+callers = ["spiffe://kodo.test/eu"]
+actions = ["get"]
+organizations = ["*"]
+labels = ["region=eu"]
+
+[[grant]]
+callers = ["spiffe://kodo.test/all"]
+actions = ["update"]
+organizations = ["*"]
+"#,
+    )
+    .expect("parses");
+    let may = |name: &str, old: &[&str], new: &[&str]| {
+        let id = caller(&format!("spiffe://kodo.test/{name}"));
+        let change = [&labels(old), &labels(new)];
+        policy.check_labels(&id, Action::Update, &organization("nw-one"), change)
+    };
+    for (old, new, allowed) in [
+        (&["msp=nw"][..], &["msp=nw", "team=blue"][..], true),
+        (&["msp=nw", "team=blue"], &["msp=nw"], true),
+        (&["msp=nw"], &["msp=nw2"], true),
+        (
+            &["msp=nw", "region=eu"],
+            &["msp=nw", "region=eu", "a=1"],
+            true,
+        ),
+        // Given away, or made nobody's.
+        (&["msp=nw"], &[], false),
+        (&["msp=nw"], &["msp=contoso"], false),
+        (&["msp=nw"], &["team=blue"], false),
+        // Opened to others, or taken from them.
+        (&["msp=nw"], &["msp=nw", "region=eu"], false),
+        (&["msp=nw", "region=eu"], &["msp=nw", "region=us"], false),
+        (&["msp=nw", "region=eu"], &["msp=nw"], false),
+        // As at a registration.
+        (&[], &["msp=nw"], true),
+        (&[], &["msp=nw", "region=eu"], false),
+        (&[], &["region=eu"], false),
+        (&[], &[], false),
+    ] {
+        let expected = if allowed { Ok(()) } else { Err(Denied::Labels) };
+        assert_eq!(may("msp/nw", old, new), expected, "{old:?} {new:?}");
+        assert_eq!(may("all", old, new), Ok(()), "by the id");
+        assert!(may("eu", old, new).is_err(), "another action");
+    }
+    let foreign = caller("spiffe://kodo.test/msp/nw");
+    let change = [&NONE, &labels(&["msp=nw"])];
+    let denied = policy.check_labels(&foreign, Action::Register, &organization("other"), change);
+    assert_eq!(denied, Err(Denied::Organization));
 }

@@ -1,7 +1,9 @@
 //! `org`: organizations and their credentials.
 
 mod exposure;
+mod label;
 mod suspension;
+mod update;
 mod view;
 
 use clap::{Args, Subcommand};
@@ -10,7 +12,9 @@ use uuid::Uuid;
 
 use self::{
     exposure::ExposureView,
+    label::LabelArguments,
     suspension::{ResumeArguments, SuspendArguments},
+    update::UpdateArguments,
     view::{OrganizationView, WarningView},
 };
 use super::{
@@ -34,13 +38,19 @@ pub enum OrganizationCommand {
     /// Register an organization; its credential must get a token from Entra first.
     Register(Box<RegisterArguments>),
     /// List all organizations that this caller may see, revoked ones too.
-    List,
+    List {
+        /// Labels that they have to have, all of them.
+        #[command(flatten)]
+        labels: LabelArguments,
+    },
     /// Show one organization.
     Get {
         /// Id of the organization.
         #[arg(value_name = "ORGANIZATION")]
         organization_id: String,
     },
+    /// Change the name or the labels.
+    Update(UpdateArguments),
     /// Replace the credential; the new one must get a token from Entra first.
     Rotate(Box<RotateArguments>),
     /// Suspend an organization: it gets no tokens until it is resumed; its credential stays.
@@ -87,6 +97,8 @@ pub struct RegisterArguments {
     /// Further SharePoint host that tokens may be asked for; may be repeated.
     #[arg(long = "sharepoint-host", value_name = "HOST")]
     sharepoint_hosts: Vec<String>,
+    #[command(flatten)]
+    labels: LabelArguments,
     /// Check everything, the credential at Entra included, and store nothing.
     #[arg(long)]
     validate_only: bool,
@@ -172,7 +184,7 @@ pub(super) async fn run(
     // What can be refused here is refused before anything is sent.
     match command {
         OrganizationCommand::Register(arguments) => register(options, *arguments, console).await,
-        OrganizationCommand::List => list(options, console).await,
+        OrganizationCommand::List { labels } => list(options, labels, console).await,
         OrganizationCommand::Get { organization_id } => {
             let operator = operator(options).await?;
             let organization = current(&operator, &organization_id).await?;
@@ -182,6 +194,7 @@ pub(super) async fn run(
                 Output::Table | Output::Token => view.table().write(console.out).map_err(Error::Io),
             }
         }
+        OrganizationCommand::Update(arguments) => update::update(options, arguments, console).await,
         OrganizationCommand::Rotate(arguments) => rotate(options, *arguments, console).await,
         OrganizationCommand::Suspend(arguments) => {
             suspension::suspend(options, arguments, console).await
@@ -211,6 +224,7 @@ async fn register(
         sharepoint_root_host: arguments.sharepoint_root_host,
         sharepoint_hosts: arguments.sharepoint_hosts,
         validate_only: arguments.validate_only,
+        labels: arguments.labels.map()?,
     };
     let operator = operator(options).await?;
     let again = format!("--request-id {request_id}");
@@ -225,7 +239,12 @@ async fn register(
     )
 }
 
-async fn list(options: &Options, console: &mut Console<'_>) -> Result<(), Error> {
+async fn list(
+    options: &Options,
+    labels: LabelArguments,
+    console: &mut Console<'_>,
+) -> Result<(), Error> {
+    let labels = labels.map()?;
     let operator = operator(options).await?;
     let mut organizations = Vec::new();
     let mut page_token = String::new();
@@ -233,6 +252,7 @@ async fn list(options: &Options, console: &mut Console<'_>) -> Result<(), Error>
         let request = ListOrganizationsRequest {
             page_size: PAGE_SIZE,
             page_token,
+            labels: labels.clone(),
         };
         let page = operator.list_page(request).await?;
         organizations.extend(page.organizations.into_iter().map(OrganizationView::from));

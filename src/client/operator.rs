@@ -10,11 +10,12 @@ use crate::pb::admin::v1::{
     ResumeOrganizationRequest, ResumeOrganizationResponse, RevokeOrganizationRequest,
     RevokeOrganizationResponse, RewrapKeysRequest, RewrapKeysResponse, RotateCredentialRequest,
     RotateCredentialResponse, SuspendOrganizationRequest, SuspendOrganizationResponse,
+    UpdateOrganizationRequest, UpdateOrganizationResponse,
     organization_service_client::OrganizationServiceClient,
     store_service_client::StoreServiceClient,
 };
 
-/// Registers, reads, rotates, suspends and revokes organizations. Cheap to clone: clones share the
+/// Registers, reads, changes, rotates, suspends and revokes organizations. Cheap to clone: clones share the
 /// connection.
 ///
 /// ```no_run
@@ -26,14 +27,14 @@ use crate::pb::admin::v1::{
 /// let operator = Operator::connect(&config).await?;
 /// let mut request = ListOrganizationsRequest::default();
 /// loop {
-///     let page = operator.list_page(request).await?;
+///     let page = operator.list_page(request.clone()).await?;
 ///     for organization in page.organizations {
 ///         println!("{} {}", organization.organization_id, organization.tenant_id);
 ///     }
 ///     if page.next_page_token.is_empty() {
 ///         break;
 ///     }
-///     request = ListOrganizationsRequest { page_size: 0, page_token: page.next_page_token };
+///     request.page_token = page.next_page_token;
 /// }
 /// # Ok(())
 /// # }
@@ -102,6 +103,21 @@ impl Operator {
     ) -> Result<ListOrganizationsResponse, Error> {
         self.call(request, async |mut service, request| {
             service.list_organizations(request).await
+        })
+        .await
+    }
+
+    /// Changes the display name or the labels of an organization.
+    ///
+    /// # Errors
+    ///
+    /// See [`Operator`].
+    pub async fn update(
+        &self,
+        request: UpdateOrganizationRequest,
+    ) -> Result<UpdateOrganizationResponse, Error> {
+        self.call(request, async |mut service, request| {
+            service.update_organization(request).await
         })
         .await
     }

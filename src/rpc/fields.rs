@@ -1,18 +1,23 @@
 //! Takes the fields of a request apart: every one is checked, all that is wrong is told at once, by
 //! name and with the remedy.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
-use prost_types::Timestamp;
+use prost_types::{FieldMask, Timestamp};
 use tonic::Status;
 use tonic_types::FieldViolation;
 
 use super::status::fields_invalid;
 use crate::{
-    entra::{Lane, claims::ClaimsChallenge},
+    entra::claims::ClaimsChallenge,
     hex,
     malformed::Malformed,
-    organization::{ClientId, Cloud, OrganizationId, Resource, SharePointHost},
+    organization::{
+        ClientId, Cloud, OrganizationId, Purpose, Resource, SharePointHost, label::Labels,
+    },
     pb::{admin::v1 as admin, v1},
     token::report::Refused,
 };
@@ -149,11 +154,10 @@ impl Fields {
         resource
     }
 
-    /// Who goes first where requests to Entra have to queue.
-    pub(super) fn lane(&mut self, number: i32) -> Option<Lane> {
+    pub(super) fn purpose(&mut self, number: i32) -> Option<Purpose> {
         match v1::Purpose::try_from(number) {
-            Ok(v1::Purpose::Unspecified | v1::Purpose::Backup) => Some(Lane::Caller),
-            Ok(v1::Purpose::Restore) => Some(Lane::Restore),
+            Ok(v1::Purpose::Unspecified | v1::Purpose::Backup) => Some(Purpose::Backup),
+            Ok(v1::Purpose::Restore) => Some(Purpose::Restore),
             Err(_) => {
                 self.refuse("purpose", "must be one of the values of the enum Purpose");
                 None
@@ -277,6 +281,24 @@ impl Fields {
             )
         });
         hosts.collect()
+    }
+
+    pub(super) fn labels(&mut self, pairs: &BTreeMap<String, String>) -> Option<Labels> {
+        self.take("labels", Labels::parse(pairs))
+    }
+
+    /// The fields that a mask names; at least one, and only these.
+    pub(super) fn mask(&mut self, mask: Option<FieldMask>, known: &[&str]) -> Vec<String> {
+        let paths = mask.unwrap_or_default().paths;
+        let is_known = |path: &String| known.contains(&path.as_str());
+        if paths.is_empty() || !paths.iter().all(is_known) {
+            let why = format!(
+                "is required: the fields to change, of {}",
+                known.join(" and ")
+            );
+            self.refuse("update_mask", &why);
+        }
+        paths
     }
 
     /// The place of a page: an index of the vault in hex, as the page before named it.

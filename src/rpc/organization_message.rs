@@ -93,6 +93,11 @@ impl From<Organization> for admin::Organization {
             revoke_time,
             suspend_time,
             suspend_reason,
+            labels: organization
+                .labels
+                .iter()
+                .map(|label| (label.key().to_owned(), label.value().to_owned()))
+                .collect(),
         }
     }
 }

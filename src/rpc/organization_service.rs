@@ -24,7 +24,7 @@ use crate::{
             RegisterOrganizationResponse, ResumeOrganizationRequest, ResumeOrganizationResponse,
             RevokeOrganizationRequest, RevokeOrganizationResponse, RotateCredentialRequest,
             RotateCredentialResponse, SuspendOrganizationRequest, SuspendOrganizationResponse,
-            organization_service_server,
+            UpdateOrganizationRequest, UpdateOrganizationResponse, organization_service_server,
         },
         v1::ErrorReason as Reason,
     },
@@ -37,6 +37,7 @@ mod changing;
 mod reading;
 mod registering;
 mod suspending;
+mod updating;
 
 /// Messages that are about an organization.
 pub(super) trait Names {
@@ -87,6 +88,14 @@ impl organization_service_server::OrganizationService for OrganizationService {
         request: Request<ListOrganizationsRequest>,
     ) -> Result<Response<ListOrganizationsResponse>, Status> {
         self.recorded("ListOrganizations", request, Self::list)
+            .await
+    }
+
+    async fn update_organization(
+        &self,
+        request: Request<UpdateOrganizationRequest>,
+    ) -> Result<Response<UpdateOrganizationResponse>, Status> {
+        self.recorded("UpdateOrganization", request, Self::update)
             .await
     }
 
@@ -182,7 +191,7 @@ impl OrganizationService {
     }
 
     /// What the request is remembered by; its id has been taken out of it.
-    fn mark(&self, request_id: String, request: &impl prost::Message) -> RequestMark {
+    pub(super) fn mark(&self, request_id: String, request: &impl prost::Message) -> RequestMark {
         let content = Zeroizing::new(request.encode_to_vec());
         self.vault.mark(&request_id, &content)
     }
@@ -192,8 +201,13 @@ impl OrganizationService {
         outstanding(self.hand_outs.of(id), self.clock)
     }
 
-    fn allow(&self, caller: &SpiffeId, action: Action, id: &OrganizationId) -> Result<(), Status> {
-        let allowed = self.policy.check(caller, action, id);
+    pub(super) fn allow(
+        &self,
+        caller: &SpiffeId,
+        action: Action,
+        id: &OrganizationId,
+    ) -> Result<(), Status> {
+        let allowed = self.policy.check(caller, action, id, self.vault.labels());
         allowed.map_err(|denied| deny(caller, action, Some(id), denied))
     }
 
@@ -227,10 +241,12 @@ macro_rules! names {
     };
 }
 names! {
-    itself: RegisterOrganizationRequest, GetOrganizationRequest, RotateCredentialRequest,
-        RevokeOrganizationRequest, SuspendOrganizationRequest, ResumeOrganizationRequest;
-    answer: RegisterOrganizationResponse, GetOrganizationResponse, RotateCredentialResponse,
-        RevokeOrganizationResponse, SuspendOrganizationResponse, ResumeOrganizationResponse
+    itself: RegisterOrganizationRequest, GetOrganizationRequest, UpdateOrganizationRequest,
+        RotateCredentialRequest, RevokeOrganizationRequest, SuspendOrganizationRequest,
+        ResumeOrganizationRequest;
+    answer: RegisterOrganizationResponse, GetOrganizationResponse, UpdateOrganizationResponse,
+        RotateCredentialResponse, RevokeOrganizationResponse, SuspendOrganizationResponse,
+        ResumeOrganizationResponse
 }
 
 impl Names for ListOrganizationsRequest {
@@ -245,7 +261,7 @@ impl Names for ListOrganizationsResponse {
     }
 }
 
-fn by(caller: &SpiffeId, mark: RequestMark, mode: Mode) -> registration::Request {
+pub(super) fn by(caller: &SpiffeId, mark: RequestMark, mode: Mode) -> registration::Request {
     registration::Request {
         caller: caller.clone(),
         mark,

@@ -59,7 +59,8 @@ impl TokenService {
         else {
             return Err(fields.into_status());
         };
-        self.allow(caller, &key)?;
+        // Whatever it was got for.
+        self.allow(caller, &key, None)?;
         let verdict = self.tokens.report(&key, &fingerprint, refused);
         tracing::info!(
             caller = caller.name(),

@@ -31,7 +31,8 @@ use crate::{
             ResumeOrganizationRequest, ResumeOrganizationResponse, RevokeOrganizationRequest,
             RevokeOrganizationResponse, RewrapKeysRequest, RotateCredentialRequest,
             RotateCredentialResponse, SuspendOrganizationRequest, SuspendOrganizationResponse,
-            organization_service_server, store_service_server,
+            UpdateOrganizationRequest, UpdateOrganizationResponse, organization_service_server,
+            store_service_server,
         },
         v1::{
             GetTokenRequest, GetTokenResponse, ReportTokenRequest, ReportTokenResponse,
@@ -190,6 +191,13 @@ impl organization_service_server::OrganizationService for Seal {
         request: Request<ListOrganizationsRequest>,
     ) -> Result<Response<ListOrganizationsResponse>, Status> {
         self.refuse("ListOrganizations", &request, organization_of)
+    }
+
+    async fn update_organization(
+        &self,
+        request: Request<UpdateOrganizationRequest>,
+    ) -> Result<Response<UpdateOrganizationResponse>, Status> {
+        self.refuse("UpdateOrganization", &request, organization_of)
     }
 
     async fn rotate_credential(

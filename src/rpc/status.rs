@@ -191,7 +191,9 @@ impl From<Denied> for Status {
         let message = denied.to_string();
         match denied {
             Denied::Organization => organization_not_found(),
-            Denied::Action => status(Code::PermissionDenied, Reason::CallerNotAuthorized, message),
+            Denied::Action | Denied::Labels | Denied::Purpose => {
+                status(Code::PermissionDenied, Reason::CallerNotAuthorized, message)
+            }
             Denied::Resource => status(Code::PermissionDenied, Reason::ResourceNotAllowed, message),
         }
     }

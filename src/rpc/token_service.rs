@@ -25,10 +25,10 @@ use super::{
     within,
 };
 use crate::{
-    authz::{Action, Caller, Policy},
+    authz::{self, Action, Caller, Policy},
     clock::Clock,
-    entra::Lane,
     metrics::{Cache, Metrics},
+    organization::{Purpose, label_index::LabelIndex},
     pb::v1::{
         ErrorReason, GetTokenRequest, GetTokenResponse, ReportTokenRequest, ReportTokenResponse,
         WatchTokenRequest, token_service_server,
@@ -50,6 +50,8 @@ const LOOKS_MAX: usize = 8;
 pub struct TokenService {
     /// What callers may do.
     pub policy: Arc<Policy>,
+    /// Which labels organizations have.
+    pub labels: Arc<LabelIndex>,
     /// Where tokens come from.
     pub tokens: TokenCache,
     /// Those on their way out.
@@ -70,6 +72,14 @@ pub struct TokenService {
     pub streams: Arc<Semaphore>,
     /// Ends the streams.
     pub stop: CancellationToken,
+}
+
+/// A token that a request asks for.
+pub(super) struct Wanted {
+    pub(super) key: TokenKey,
+    /// How long it must live.
+    pub(super) needed: Duration,
+    pub(super) purpose: Purpose,
 }
 
 #[async_trait]
@@ -143,10 +153,11 @@ impl TokenService {
         limit: Duration,
         asked: &mut Asked,
     ) -> Result<(Arc<Token>, Delivery, Cache), Status> {
-        let (key, needed, lane) = self.understand(caller, &request, asked)?;
+        let wanted = self.understand(caller, &request, asked)?;
+        let lane = wanted.purpose.into();
         for _ in 0..LOOKS_MAX {
             let seen = self.deliveries.seen();
-            let mut token = pin!(self.tokens.token(&key, needed, lane));
+            let mut token = pin!(self.tokens.token(&wanted.key, wanted.needed, lane));
             // A hit is there at once, and needs no timer.
             let (token, cache) = match poll_fn(|cx| Poll::Ready(token.as_mut().poll(cx))).await {
                 Poll::Ready(token) => (token?, Cache::Hit),
@@ -166,14 +177,13 @@ impl TokenService {
         Err(status::shutting_down())
     }
 
-    /// Which token a request is about, how long it must live and how urgent it is, if the caller may
-    /// have it.
+    /// Which token a request is about, if the caller may have it.
     pub(super) fn understand(
         &self,
         caller: &Caller,
         request: &GetTokenRequest,
         asked: &mut Asked,
-    ) -> Result<(TokenKey, Duration, Lane), Status> {
+    ) -> Result<Wanted, Status> {
         let mut fields = Fields::default();
         *asked = Asked::read(
             &mut fields,
@@ -182,20 +192,32 @@ impl TokenService {
             &request.sharepoint_host,
         );
         let needed = fields.min_remaining(request.min_remaining, self.margin);
-        let lane = fields.lane(request.purpose);
-        let (Some(key), Some(needed), Some(lane), true) =
-            (asked.key(), needed, lane, fields.is_clean())
+        let purpose = fields.purpose(request.purpose);
+        let (Some(key), Some(needed), Some(purpose), true) =
+            (asked.key(), needed, purpose, fields.is_clean())
         else {
             return Err(fields.into_status());
         };
-        self.allow(caller, &key)?;
-        Ok((key, needed, lane))
+        self.allow(caller, &key, Some(purpose))?;
+        Ok(Wanted {
+            key,
+            needed,
+            purpose,
+        })
     }
 
-    /// Whether the policy lets the caller have the token.
-    pub(super) fn allow(&self, caller: &Caller, key: &TokenKey) -> Result<(), Status> {
+    /// Whether the policy lets the caller have the token, for a purpose or for any.
+    pub(super) fn allow(
+        &self,
+        caller: &Caller,
+        key: &TokenKey,
+        purpose: Option<Purpose>,
+    ) -> Result<(), Status> {
         let (organization, resource) = (&key.organization, &key.resource);
-        let allowed = self.policy.check_token_of(caller, organization, resource);
+        let wanted = authz::Wanted { resource, purpose };
+        let allowed = self
+            .policy
+            .check_token_of(caller, organization, wanted, &self.labels);
         allowed.map_err(|denied| deny(caller.id(), Action::GetToken, Some(organization), denied))
     }
 }

@@ -8,14 +8,19 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use super::{
-    get_token::message, listener::Peer, peer_of, records::Asked, status,
-    token_service::TokenService, unary::Handed,
+    get_token::message,
+    listener::Peer,
+    peer_of,
+    records::Asked,
+    status,
+    token_service::{TokenService, Wanted},
+    unary::Handed,
 };
 use crate::{
     audit::Outcome,
     authz::Caller,
     pb::v1::{GetTokenRequest, WatchTokenRequest, WatchTokenResponse},
-    token::{Token, TokenKey, watch::Watch},
+    token::{Token, watch::Watch},
 };
 
 /// The RPC in records and figures.
@@ -30,7 +35,7 @@ struct Following {
     service: TokenService,
     peer: Peer,
     asked: Asked,
-    key: TokenKey,
+    wanted: Wanted,
     watch: Watch,
     /// Tokens that are on their way out.
     handed: Handed,
@@ -86,14 +91,15 @@ impl TokenService {
         request: WatchTokenRequest,
         asked: &mut Asked,
     ) -> Result<Following, Status> {
-        let (key, needed, lane) = self.understand(caller, &request.into(), asked)?;
+        let wanted = self.understand(caller, &request.into(), asked)?;
+        let lane = wanted.purpose.into();
         let place = Arc::clone(&self.streams).try_acquire_owned();
         Ok(Following {
             service: self.clone(),
             peer: peer.clone(),
             asked: asked.clone(),
-            watch: self.tokens.watch(key.clone(), needed, lane),
-            key,
+            watch: self.tokens.watch(wanted.key.clone(), wanted.needed, lane),
+            wanted,
             handed: Handed::default(),
             _place: place.map_err(|_| status::too_many_streams())?,
         })
@@ -138,7 +144,9 @@ impl Following {
             let token = stop.run_until_cancelled(self.watch.next()).await;
             let token = token.ok_or_else(status::shutting_down)??;
             // Asked again for each token: the policy may have changed since the stream began.
-            self.service.allow(self.peer.caller()?, &self.key)?;
+            let (caller, wanted) = (self.peer.caller()?, &self.wanted);
+            self.service
+                .allow(caller, &wanted.key, Some(wanted.purpose))?;
             match self.service.deliveries.begin(self.peer.route(), seen) {
                 Some(delivery) => {
                     self.handed.add(delivery);

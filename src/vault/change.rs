@@ -12,6 +12,7 @@ use crate::{
     credential::Credential,
     organization::{
         ClientId, Cloud, Organization, OrganizationId, SharePointHost, State, Suspension, TenantId,
+        label::Labels,
     },
     sealed::{self, CryptoFailed},
     store::{self, Compare, Key, Transaction, Write},
@@ -43,6 +44,17 @@ pub struct NewOrganization {
     pub sharepoint_root_host: Option<SharePointHost>,
     /// Further SharePoint hosts.
     pub sharepoint_hosts: Vec<SharePointHost>,
+    /// What its operators group it by.
+    pub labels: Labels,
+}
+
+/// What is to be changed of an organization; `None` stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Name for people.
+    pub display_name: Option<String>,
+    /// All labels that it is to have.
+    pub labels: Option<Labels>,
 }
 
 impl NewOrganization {
@@ -58,6 +70,7 @@ impl NewOrganization {
             credential: Some(credential.info(1)),
             sharepoint_root_host: self.sharepoint_root_host,
             sharepoint_hosts: self.sharepoint_hosts,
+            labels: self.labels,
             state: State::Active,
             revision: 1,
             create_time: now,
@@ -181,6 +194,32 @@ impl Vault {
         .await
     }
 
+    /// Gives an organization another name or other labels. Tokens that are kept for a restart go, with the
+    /// key that they are sealed under. Durable when this returns.
+    ///
+    /// # Errors
+    /// As [`Self::rotate`].
+    pub async fn update(
+        &self,
+        id: &OrganizationId,
+        revision: u64,
+        changes: Changes,
+        mark: RequestMark,
+        now: SystemTime,
+    ) -> Result<Organization, Error> {
+        self.change(id, revision, mark, now, OldCopies::Leave, |record| {
+            let organization = &mut record.organization;
+            if let Some(display_name) = changes.display_name {
+                organization.display_name = display_name;
+            }
+            if let Some(labels) = changes.labels {
+                organization.labels = labels;
+            }
+            Ok(())
+        })
+        .await
+    }
+
     /// Revokes an organization: its record keeps no secret, no token is kept, and no key opens what was
     /// before. Durable when this returns.
     ///
@@ -282,6 +321,8 @@ impl Vault {
         mut writes: Vec<Write>,
     ) -> Result<Option<Organization>, Error> {
         let place = self.place(*index);
+        let had_labels = old.map(envelope::parse).transpose()?;
+        let had_labels = had_labels.is_some_and(|parts| !parts.labels.is_empty());
         let changing = self.changing.read().await;
         let kek_id = self.keys.current();
         let key = sealed::random_key().ok_or(CryptoFailed)?;
@@ -294,7 +335,9 @@ impl Vault {
             generation,
             version: record.organization.revision,
         };
-        let sealed = envelope::seal(&place, &header, &key, &record.encode())?;
+        let Organization { id, labels, .. } = &record.organization;
+        let labels = self.root.labels.seal(index, &header, id, labels)?;
+        let sealed = envelope::seal(&place, &header, &labels, &key, &record.encode())?;
         let wrapped = WrappedKey {
             kek_id,
             generation,
@@ -309,6 +352,7 @@ impl Vault {
         // Whatever came of it: a change that failed may have happened.
         self.watched.changed(index);
         drop(changing);
+        self.relabel(&record.organization, had_labels, &committed);
         match committed {
             Ok(_) => {
                 self.reached(counted.epoch());
@@ -317,6 +361,25 @@ impl Vault {
             Err(store::Error::Conflict) => Ok(None),
             Err(store::Error::NotUpdated) => Err(UNREADABLE_MANIFEST),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes down what a commit made of an organization's labels.
+    fn relabel(
+        &self,
+        organization: &Organization,
+        had_labels: bool,
+        committed: &Result<store::Revision, store::Error>,
+    ) {
+        let Organization { id, labels, .. } = organization;
+        if labels.is_empty() && !had_labels {
+            return;
+        }
+        match committed {
+            Ok(_) => self.labels.set(id, organization.revision, labels),
+            // Nothing was changed.
+            Err(store::Error::Conflict | store::Error::NotUpdated | store::Error::OutOfLimits) => {}
+            Err(_) => self.labels.doubt(id, labels),
         }
     }
 

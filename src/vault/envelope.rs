@@ -7,6 +7,9 @@
 //! look-up or the header, never from the plaintext. (Its tree follows from its kind.) The KEK id hash is a hint for re-wrapping; it
 //! is outside the associated data, so that re-wrapping needs no re-encryption.
 //!
+//! A record of an organization with labels has format 2: `length (2) | sealed labels` come between its
+//! header and its sealed text, and are part of the associated data. See `vault/labels.rs`.
+//!
 //! A wrapped key: `"OBK1" | format (2) | generation (4) | length (2) | KEK id | wrapped key`.
 //!
 //! Numbers are big-endian. Unknown formats and algorithms are refused, never skipped.
@@ -18,6 +21,8 @@ use crate::{kek::KekId, sealed, secret::SymmetricKey};
 
 /// Format of everything in the store. A higher one is of a newer broker.
 pub(super) const FORMAT: u16 = 1;
+/// Format of a record with labels in front.
+pub(super) const FORMAT_LABELLED: u16 = 2;
 /// HKDF-SHA-256, AES-256-GCM, key commitment.
 pub(super) const ALGORITHM: u16 = 1;
 const RECORD_MAGIC: [u8; 4] = *b"OBR1";
@@ -52,43 +57,84 @@ pub(super) struct WrappedKey {
     pub(super) wrapped: Vec<u8>,
 }
 
-/// Seals a record for its place.
+/// A record, split into its parts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parts<'a> {
+    pub(super) header: Header,
+    /// Empty where there are none.
+    pub(super) labels: &'a [u8],
+    pub(super) sealed: &'a [u8],
+}
+
+/// Seals a record for its place, behind its sealed labels, if it has any.
 pub(super) fn seal(
     place: &Place,
     header: &Header,
+    labels: &[u8],
     key: &SymmetricKey,
     plaintext: &[u8],
 ) -> Result<Vec<u8>, Error> {
-    let sealed = sealed::seal(key, &place.aad(header), plaintext)?;
+    let sealed = sealed::seal(key, &place.aad(header, labels), plaintext)?;
+    let labels = if labels.is_empty() {
+        Vec::new()
+    } else {
+        prefixed(labels)
+    };
     Ok([
         RECORD_MAGIC.as_slice(),
-        &FORMAT.to_be_bytes(),
+        &format_with(&labels).to_be_bytes(),
         &ALGORITHM.to_be_bytes(),
         &header.kek_hash,
         &header.generation.to_be_bytes(),
         &header.version.to_be_bytes(),
+        &labels,
         &sealed,
     ]
     .concat())
 }
 
-/// Splits a record into its header and its sealed text.
-pub(super) fn parse(record: &[u8]) -> Result<(Header, &[u8]), Error> {
+/// Splits a record into its header, its sealed labels and its sealed text.
+pub(super) fn parse(record: &[u8]) -> Result<Parts<'_>, Error> {
     let mut rest = Reader(record);
     rest.magic(RECORD_MAGIC)?;
-    rest.format()?;
+    let format = u16::from_be_bytes(rest.array()?);
+    if format != FORMAT_LABELLED {
+        check_format(format)?;
+    }
     rest.algorithm()?;
     let header = Header {
         kek_hash: rest.array()?,
         generation: u32::from_be_bytes(rest.array()?),
         version: u64::from_be_bytes(rest.array()?),
     };
-    Ok((header, rest.0))
+    let (labels, sealed) = match format {
+        FORMAT_LABELLED => {
+            let length = u16::from_be_bytes(rest.array()?);
+            rest.0.split_at_checked(length.into()).ok_or(TRUNCATED)?
+        }
+        _ => (&[][..], rest.0),
+    };
+    if format != format_with(labels) {
+        return Err(Error::Corrupt("a record that lacks its labels"));
+    }
+    Ok(Parts {
+        header,
+        labels,
+        sealed,
+    })
+}
+
+fn format_with(labels: &[u8]) -> u16 {
+    if labels.is_empty() {
+        FORMAT
+    } else {
+        FORMAT_LABELLED
+    }
 }
 
 impl Place {
     /// Canonical: fixed lengths, or a length in front.
-    pub(super) fn aad(&self, header: &Header) -> Vec<u8> {
+    pub(super) fn aad(&self, header: &Header, labels: &[u8]) -> Vec<u8> {
         [
             RECORD_MAGIC.as_slice(),
             &self.store,
@@ -97,7 +143,8 @@ impl Place {
             &header.version.to_be_bytes(),
             &header.generation.to_be_bytes(),
             &ALGORITHM.to_be_bytes(),
-            &FORMAT.to_be_bytes(),
+            &format_with(labels).to_be_bytes(),
+            labels,
         ]
         .concat()
     }
@@ -222,13 +269,15 @@ mod tests {
     }
 
     fn open(place: &Place, record: &[u8]) -> bool {
-        parse(record)
-            .is_ok_and(|(header, sealed)| sealed::open(&key(), &place.aad(&header), sealed).is_ok())
+        parse(record).is_ok_and(|parts| {
+            let aad = place.aad(&parts.header, parts.labels);
+            sealed::open(&key(), &aad, parts.sealed).is_ok()
+        })
     }
 
     #[test]
     fn a_record_adds_120_bytes_and_opens_at_its_place_only() {
-        let record = seal(&PLACE, &HEADER, &key(), b"text").expect("seals");
+        let record = seal(&PLACE, &HEADER, b"", &key(), b"text").expect("seals");
         assert_eq!(record.len(), 4 + 120);
         assert!(open(&PLACE, &record));
         assert!(!open(
@@ -256,29 +305,50 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_but_the_hint_is_noticed() {
-        let record = seal(&PLACE, &HEADER, &key(), b"some text").expect("seals");
-        let hint = 8..16;
-        for position in (0..record.len()).filter(|byte| !hint.contains(byte)) {
-            for bit in 0..8 {
-                let mut changed = record.clone();
-                changed[position] ^= 1 << bit;
-                assert!(!open(&PLACE, &changed), "byte {position}");
+        for labels in ["", "some sealed labels"] {
+            let record = seal(&PLACE, &HEADER, labels.as_bytes(), &key(), b"some text");
+            let record = record.expect("seals");
+            assert!(open(&PLACE, &record));
+            let hint = 8..16;
+            for position in (0..record.len()).filter(|byte| !hint.contains(byte)) {
+                for bit in 0..8 {
+                    let mut changed = record.clone();
+                    changed[position] ^= 1 << bit;
+                    assert!(!open(&PLACE, &changed), "byte {position}");
+                }
             }
         }
     }
 
     #[test]
     fn a_newer_format_is_told_apart_from_damage() {
-        let mut record = seal(&PLACE, &HEADER, &key(), b"").expect("seals");
-        record[5] = 2;
-        assert!(matches!(parse(&record), Err(Error::Newer(2))));
+        let mut record = seal(&PLACE, &HEADER, b"", &key(), b"").expect("seals");
+        record[5] = 3;
+        assert!(matches!(parse(&record), Err(Error::Newer(3))));
+    }
+
+    #[test]
+    fn labels_cannot_be_taken_away_or_put_in_front() {
+        let with = seal(&PLACE, &HEADER, b"labels", &key(), b"text").expect("seals");
+        let without = seal(&PLACE, &HEADER, b"", &key(), b"text").expect("seals");
+        let head = 28;
+        let mut bared = [&with[..head], &with[head + 8..]].concat();
+        bared[5] = 1;
+        assert!(!open(&PLACE, &bared));
+        let mut dressed = [&without[..head], &with[head..head + 8], &without[head..]].concat();
+        dressed[5] = 2;
+        assert!(!open(&PLACE, &dressed));
+        // Of none, format 1 is the only form.
+        let mut empty = [&without[..head], &[0, 0], &without[head..]].concat();
+        empty[5] = 2;
+        assert!(matches!(parse(&empty), Err(Error::Corrupt(_))));
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_the_parsers_panic(bytes in any::<Vec<u8>>(), magic in any::<bool>()) {
             let start: &[u8] = if magic { b"OBK1\0\x01" } else { b"OBR1\0\x01" };
-            for bytes in [bytes.clone(), [start, &bytes].concat()] {
+            for bytes in [bytes.clone(), [start, &bytes].concat(), [b"OBR1\0\x02", &bytes[..]].concat()] {
                 let _ = parse(&bytes);
                 let _ = WrappedKey::decode(&bytes);
             }

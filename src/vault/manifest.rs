@@ -26,7 +26,7 @@ use aws_lc_rs::hmac;
 
 use super::{
     Error, KEYS, RECORDS, UNREADABLE_MANIFEST,
-    envelope::{self, FORMAT, Index, Reader, StoreId, WrappedKey},
+    envelope::{self, FORMAT, Index, Parts, Reader, StoreId, WrappedKey},
 };
 use crate::{
     sealed::{self, CryptoFailed},
@@ -157,10 +157,14 @@ impl Ledger {
     }
 
     /// Compares the store with its manifest: every record is there as it was last written, and its key
-    /// with it. Decrypts none.
-    pub(super) async fn check(&self, store: &dyn Store) -> Result<Manifest, Error> {
+    /// with it. Decrypts none, and shows each record as it goes by.
+    pub(super) async fn check(
+        &self,
+        store: &dyn Store,
+        show: impl FnMut(&Index, Parts<'_>) -> Result<(), Error>,
+    ) -> Result<Manifest, Error> {
         let manifest = self.read(store).await?;
-        let found = self.take_stock(store).await?;
+        let found = self.take_stock(store, show).await?;
         if found.records != manifest.records {
             return Err(altered(format!(
                 "{} organizations were stored, {} are there",
@@ -175,8 +179,12 @@ impl Ledger {
         Ok(manifest)
     }
 
-    /// Counts what is there. The epoch is left 0.
-    pub(super) async fn take_stock(&self, store: &dyn Store) -> Result<Manifest, Error> {
+    /// Counts what is there, and shows each record. The epoch is left 0.
+    pub(super) async fn take_stock(
+        &self,
+        store: &dyn Store,
+        mut show: impl FnMut(&Index, Parts<'_>) -> Result<(), Error>,
+    ) -> Result<Manifest, Error> {
         let mut found = Manifest::default();
         let mut after = [None, None];
         loop {
@@ -190,10 +198,11 @@ impl Ledger {
                 if self::index(key_at, KEYS)? != index {
                     return Err(altered("a record or its key is missing"));
                 }
-                let (header, _) = envelope::parse(&record.value)?;
-                if WrappedKey::decode(&key.value)?.generation != header.generation {
+                let parts = envelope::parse(&record.value)?;
+                if WrappedKey::decode(&key.value)?.generation != parts.header.generation {
                     return Err(altered("a record and its key are not of one change"));
                 }
+                show(&index, parts)?;
                 add(&mut found.sum, &self.digest(&index, &record.value));
                 found.records += 1;
             }

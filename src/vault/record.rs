@@ -12,6 +12,7 @@ use crate::{
     credential::{Certificate, Credential},
     organization::{
         ClientId, Cloud, Organization, OrganizationId, SharePointHost, State, Suspension, TenantId,
+        label::Labels,
     },
     secret::{ClientSecret, PrivateKey},
 };
@@ -192,6 +193,8 @@ impl Record {
                 .map(host)
                 .collect::<Result<_, _>>()
                 .map_err(|_| corrupt())?,
+            // They lie in front of the record.
+            labels: Labels::NONE,
             state: match (body.revoke_time, body.suspension.take()) {
                 (Some(at), _) => State::Revoked(time(at)),
                 (None, Some(suspension)) => State::Suspended(Suspension {

@@ -10,13 +10,14 @@ use aws_lc_rs::{hmac, rand};
 
 use super::{
     Error,
-    envelope::{Index, Place, Reader, StoreId, WrappedKey, check_format},
+    envelope::{Index, Parts, Place, Reader, StoreId, WrappedKey, check_format},
+    labels::LabelSealing,
     manifest::{self, Ledger, Manifest},
     shred::Retirement,
 };
 use crate::{
     kek::{KekId, KeyProvider},
-    organization::OrganizationId,
+    organization::{OrganizationId, label_index::LabelIndex},
     sealed::{self, CryptoFailed},
     secret::SymmetricKey,
     store::{Compare, Key, Store, Transaction, Write},
@@ -36,6 +37,8 @@ pub(super) struct Root {
     pub(super) ledger: Ledger,
     /// Keeps the list of KEKs to destroy.
     pub(super) retirement: Retirement,
+    /// Seals labels.
+    pub(super) labels: LabelSealing,
     /// HMACs organization ids and requests.
     index_key: hmac::Key,
 }
@@ -55,10 +58,11 @@ impl fmt::Debug for Root {
 
 impl Root {
     /// Opens the root of a store, or makes it if the store is empty, and makes sure that the store holds
-    /// what its manifest says. Returns the epoch, too.
+    /// what its manifest says. Takes down the labels that it comes across. Returns the epoch, too.
     pub(super) async fn open(
         store: &dyn Store,
         keys: &dyn KeyProvider,
+        labels: &LabelIndex,
     ) -> Result<(Self, u64), Error> {
         let at = at();
         let Some(entry) = store.get(&at).await? else {
@@ -73,12 +77,35 @@ impl Root {
         let root = Self::new(stored.id, &stored.key)?;
         if stored.format == WITHOUT_MANIFEST {
             let unchanged = Compare::Unchanged(at, entry.revision);
-            let found = root.ledger.take_stock(store).await?;
+            let found = root.ledger.take_stock(store, |index, parts| {
+                root.index_labels(index, parts, labels)
+            });
+            let found = found.await?;
             tracing::info!(organizations = found.records, "the store gets a manifest");
             return root.begin(store, keys, &stored.key, unchanged, found).await;
         }
-        let manifest = root.ledger.check(store).await?;
-        Ok((root, manifest.epoch))
+        let manifest = root.ledger.check(store, |index, parts| {
+            root.index_labels(index, parts, labels)
+        });
+        let epoch = manifest.await?.epoch;
+        Ok((root, epoch))
+    }
+
+    fn index_labels(
+        &self,
+        index: &Index,
+        parts: Parts<'_>,
+        labels: &LabelIndex,
+    ) -> Result<(), Error> {
+        if parts.labels.is_empty() {
+            return Ok(());
+        }
+        let (id, found) = self.labels.open(index, &parts.header, parts.labels)?;
+        if self.index(&id) != *index {
+            return Err(Error::Corrupt("labels of another organization"));
+        }
+        labels.set(&id, parts.header.version, &found);
+        Ok(())
     }
 
     fn new(id: StoreId, root_key: &SymmetricKey) -> Result<Self, Error> {
@@ -87,6 +114,7 @@ impl Root {
             id,
             ledger: Ledger::new(id, root_key)?,
             retirement: Retirement::new(id, root_key)?,
+            labels: LabelSealing::new(id, root_key)?,
             // Exposed: an HMAC key is made from the key's bytes.
             index_key: hmac::Key::new(hmac::HMAC_SHA256, key.expose()),
         })

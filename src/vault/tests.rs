@@ -116,6 +116,7 @@ fn new(id: &str) -> NewOrganization {
         client_id: ClientId::parse(CLIENT).expect("a GUID"),
         sharepoint_root_host: None,
         sharepoint_hosts: vec![],
+        labels: Default::default(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use kodo_broker::pb::{
     admin::v1 as admin,
-    v1::{ErrorReason, Resource},
+    v1::{ErrorReason, Purpose, Resource},
 };
 use tonic::{Code, Status};
 
@@ -304,4 +304,39 @@ async fn workers_and_strangers_cannot_call_what_is_for_operators() {
         ErrorReason::CallerNotAuthorized,
     );
     assert_eq!(fixture.organization("contoso").await, before);
+}
+
+#[tokio::test]
+async fn a_worker_gets_tokens_for_the_purposes_of_its_grant_only() {
+    let policy = r#"
+        [[grant]]
+        callers = ["spiffe://kodo.test/admin"]
+        actions = ["register"]
+        organizations = ["*"]
+        [[grant]]
+        callers = ["spiffe://kodo.test/backup"]
+        actions = ["get_token"]
+        organizations = ["*"]
+        resources = ["graph"]
+        purposes = ["backup"]
+    "#;
+    let fixture = Setup::new().policy(policy.into()).start().await;
+    fixture
+        .register("contoso", CONTOSO, request::secret(SECRET))
+        .await;
+    let mut tokens = fixture.tokens("backup");
+    for purpose in [Purpose::Unspecified, Purpose::Backup] {
+        let mut request = request::token("contoso", Resource::Graph);
+        request.purpose = purpose.into();
+        tokens.get_token(request).await.expect("is granted");
+    }
+    let denied = (Code::PermissionDenied, ErrorReason::CallerNotAuthorized);
+    let mut restore = request::token("contoso", Resource::Graph);
+    restore.purpose = Purpose::Restore.into();
+    // Also where the token is in memory.
+    let refused = assert_refused(tokens.get_token(restore).await, denied.0, denied.1);
+    assert!(refused.message().contains("purpose"), "{refused:?}");
+    let mut watch = request::watch("contoso", Resource::Graph);
+    watch.purpose = Purpose::Restore.into();
+    assert_refused(tokens.watch_token(watch).await, denied.0, denied.1);
 }

@@ -91,29 +91,68 @@ fn wrong_values(field: &Field) -> Vec<(&'static str, Value)> {
         .map(|(seconds, nanos)| prost_types::Duration { seconds, nanos })
         .map(|duration| ("out of range", one(&duration.encode_to_vec())))
         .into(),
-        Kind::Timestamp => [
-            (0, 0),
-            (-1, 0),
-            (i64::MIN, 0),
-            (i64::MAX, 0),
-            (253_402_300_800, 0),
-        ]
-        .map(|(seconds, nanos)| prost_types::Timestamp { seconds, nanos })
-        .map(|time| ("past, or beyond the year 9999", one(&time.encode_to_vec())))
-        .into(),
+        Kind::Timestamp => wrong_times(),
+        Kind::Labels => wrong_labels(),
+        Kind::Mask => vec![
+            ("an empty mask", one(b"")),
+            ("an unknown field", one(b"\x0a\x06labelz")),
+            (
+                "a field that cannot change",
+                one(b"\x0a\x06labels\x0a\x09tenant_id"),
+            ),
+        ],
         Kind::Message => vec![("without content", one(b""))],
         Kind::Bool | Kind::Rate => Vec::new(),
     };
     if field.required {
         values.push(("absent", Value::Absent));
     }
-    if field.repeated {
+    if field.repeated && field.kind != Kind::Labels {
         values.push((
             "too many",
             Value::Bytes(vec![b"a.sharepoint.com".to_vec(); 51]),
         ));
     }
     values
+}
+
+/// Wrong values of a time that is still to come.
+fn wrong_times() -> Vec<(&'static str, Value)> {
+    let one = |bytes: &[u8]| Value::Bytes(vec![bytes.to_vec()]);
+    [
+        (0, 0),
+        (-1, 0),
+        (i64::MIN, 0),
+        (i64::MAX, 0),
+        (253_402_300_800, 0),
+    ]
+    .map(|(seconds, nanos)| prost_types::Timestamp { seconds, nanos })
+    .map(|time| ("past, or beyond the year 9999", one(&time.encode_to_vec())))
+    .into()
+}
+
+/// Wrong values of a map of labels.
+fn wrong_labels() -> Vec<(&'static str, Value)> {
+    let one = |bytes: &[u8]| Value::Bytes(vec![bytes.to_vec()]);
+
+    let label = |key: &[u8], value: &[u8]| {
+        let [key, value] = [(0x0a, key), (0x12, value)].map(|(tag, text)| {
+            let length = u8::try_from(text.len()).expect("a short text");
+            [&[tag, length], text].concat()
+        });
+        [key, value].concat()
+    };
+    let many = (0..17).map(|at| label(format!("key{at}").as_bytes(), b"value"));
+    vec![
+        ("an empty label", one(b"")),
+        ("no UTF-8", one(&label(b"msp", b"\xff"))),
+        ("no value", one(&label(b"msp", b""))),
+        ("an upper-case key", one(&label(b"Msp", b"x"))),
+        ("a control character", one(&label(b"msp", b"x\nx"))),
+        ("a long value", one(&label(b"msp", &[b'a'; 64]))),
+        ("a long key", one(&label(&[b'a'; 64], b"x"))),
+        ("too many labels", Value::Bytes(many.collect())),
+    ]
 }
 
 /// A request that the broker does not object to, with the kind of credential that a field is of.
@@ -158,8 +197,10 @@ fn accepted(rpc: &str, field: &str) -> Vec<u8> {
         "ListOrganizations" => admin::ListOrganizationsRequest {
             page_size: 500,
             page_token: "0".repeat(64),
+            ..Default::default()
         }
         .encode_to_vec(),
+        "UpdateOrganization" => request::update("contoso", 1, &[]).encode_to_vec(),
         "RotateCredential" => request::rotate("contoso", 1, credential).encode_to_vec(),
         "RevokeOrganization" => request::revoke("contoso", 1).encode_to_vec(),
         "SuspendOrganization" => request::suspend("contoso", 1).encode_to_vec(),
@@ -177,7 +218,7 @@ async fn fixture() -> (Fixture, Channel) {
     let policy = r#"
         [[grant]]
         callers = ["spiffe://kodo.test/admin"]
-        actions = ["get_token", "register", "get", "list", "rotate", "revoke", "suspend", "resume", "manage_store"]
+        actions = ["get_token", "register", "get", "list", "update", "rotate", "revoke", "suspend", "resume", "manage_store"]
         organizations = ["*"]
         resources = ["graph", "exchange", "sharepoint", "azure_ad_graph"]
     "#;

@@ -179,6 +179,7 @@ async fn pages_hold_every_organization_once() {
         let mut request = admin::ListOrganizationsRequest {
             page_size,
             page_token: String::new(),
+            ..Default::default()
         };
         loop {
             let page = fixture.admin().list_organizations(request.clone()).await;

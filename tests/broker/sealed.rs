@@ -90,6 +90,8 @@ async fn calls_of_operators(mut organizations: Organizations) -> Vec<(&'static s
         .get_organization(request::get("contoso"))
         .await;
     let list = organizations.list_organizations(request::list()).await;
+    let update = organizations.update_organization(request::update("contoso", 1, &[]));
+    let update = update.await;
     let rotate = request::rotate("contoso", 1, request::certificate());
     let rotate = organizations.rotate_credential(rotate).await;
     let revoke = request::revoke("contoso", 1);
@@ -102,6 +104,7 @@ async fn calls_of_operators(mut organizations: Organizations) -> Vec<(&'static s
         ("RegisterOrganization", refusal(register)),
         ("GetOrganization", refusal(get)),
         ("ListOrganizations", refusal(list)),
+        ("UpdateOrganization", refusal(update)),
         ("RotateCredential", refusal(rotate)),
         ("RevokeOrganization", refusal(revoke)),
         ("SuspendOrganization", refusal(suspend)),

@@ -21,12 +21,12 @@ type Store = StoreServiceClient<Channel>;
 const POLICY: &str = r#"
 [[grant]]
 callers = ["spiffe://kodo.test/admin"]
-actions = ["register", "get", "list", "rotate", "revoke", "manage_store"]
+actions = ["register", "get", "list", "update", "rotate", "revoke", "manage_store"]
 organizations = ["*"]
 
 [[grant]]
 callers = ["spiffe://kodo.test/operator"]
-actions = ["register", "get", "list", "rotate", "revoke"]
+actions = ["register", "get", "list", "update", "rotate", "revoke"]
 organizations = ["*"]
 
 [[grant]]

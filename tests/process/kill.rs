@@ -246,6 +246,7 @@ impl World {
             let request = ListOrganizationsRequest {
                 page_size: 500,
                 page_token,
+                ..Default::default()
             };
             let page = operator.list_page(request).await.expect("lists");
             for organization in page.organizations {

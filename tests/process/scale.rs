@@ -94,6 +94,7 @@ async fn register(vault: Arc<Vault>, number: usize, tenant: Uuid, client_id: Uui
         client_id: ClientId::parse(&client_id.to_string()).expect("a GUID"),
         sharepoint_root_host: None,
         sharepoint_hosts: vec![],
+        labels: Default::default(),
     };
     let organization = new.registered(&credential, Clock::system().now());
     let mark = vault.mark(&id(number), b"");

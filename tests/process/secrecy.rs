@@ -336,6 +336,7 @@ async fn misplace_in_calls(run: &mut Run, stranger: &str) {
     let listed = operator.list_page(ListOrganizationsRequest {
         page_size: 1,
         page_token: stranger(),
+        ..Default::default()
     });
     let revoked = operator.revoke(RevokeOrganizationRequest {
         request_id: stranger(),

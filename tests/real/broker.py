@@ -40,7 +40,7 @@ resources = ["graph", "exchange", "sharepoint"]
 
 [[grant]]
 callers = ["{ADMIN}"]
-actions = ["register", "get", "list", "rotate", "revoke", "suspend", "resume", "manage_store"]
+actions = ["register", "get", "list", "update", "rotate", "revoke", "suspend", "resume", "manage_store"]
 organizations = ["*"]
 """
 

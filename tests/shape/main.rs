@@ -128,7 +128,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         path: "papaya",
-        files: &["src/token/cache.rs"],
+        files: &["src/token/cache.rs", "src/organization/label_index.rs"],
     },
 ];
 

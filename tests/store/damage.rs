@@ -200,6 +200,7 @@ async fn register(vault: &Vault, id: &str) -> u64 {
         client_id: ClientId::parse(GUID).expect("a GUID"),
         sharepoint_root_host: None,
         sharepoint_hosts: Vec::new(),
+        labels: Default::default(),
     };
     let organization = new.registered(&credential, std::time::SystemTime::UNIX_EPOCH);
     let mark = vault.mark(id, b"");

@@ -12,7 +12,7 @@ use std::{
 use kodo_broker::{
     credential::Credential,
     kek::file::KeyFile,
-    organization::{ClientId, Cloud, Organization, OrganizationId, State, TenantId},
+    organization::{ClientId, Cloud, Organization, OrganizationId, State, TenantId, label::Labels},
     secret::ClientSecret,
     store::memory::MemoryStore,
     vault::{
@@ -82,6 +82,7 @@ async fn register(vault: &Vault, name: &str) -> Result<Organization, String> {
         client_id: ClientId::parse(GUID).expect("a GUID"),
         sharepoint_root_host: None,
         sharepoint_hosts: vec![],
+        labels: Labels::NONE,
     };
     let organization = new.registered(&credential, now());
     let mark = vault.mark(name, b"");

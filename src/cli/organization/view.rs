@@ -1,5 +1,7 @@
 //! An organization as it is shown: a table for people, JSON for programs.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::{
@@ -22,6 +24,7 @@ pub(super) struct OrganizationView {
     credential: Option<CredentialView>,
     sharepoint_root_host: Option<String>,
     sharepoint_hosts: Vec<String>,
+    labels: BTreeMap<String, String>,
     state: String,
     revision: u64,
     create_time: Option<String>,
@@ -79,6 +82,11 @@ impl OrganizationView {
         }
         table.push(["SharePoint root host", &text(&self.sharepoint_root_host)]);
         table.push(["SharePoint hosts", &self.sharepoint_hosts.join(", ")]);
+        let labels = self
+            .labels
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"));
+        table.push(["labels", &labels.collect::<Vec<_>>().join(", ")]);
         table.push(["registered", &text(&self.create_time)]);
         table.push(["changed", &text(&self.update_time)]);
         if let Some(time) = &self.revoke_time {
@@ -141,6 +149,7 @@ impl From<Organization> for OrganizationView {
             credential: organization.credential.map(CredentialView::from),
             sharepoint_root_host: present(organization.sharepoint_root_host),
             sharepoint_hosts: organization.sharepoint_hosts,
+            labels: organization.labels,
             state: name::state(organization.state),
             revision: organization.revision,
             create_time: organization.create_time.as_ref().map(value::show_time),

@@ -21,6 +21,7 @@ pub(in crate::rpc) fn token(credential: Option<CredentialInfo>, text: &str) -> T
         credential,
         sharepoint_root_host: None,
         sharepoint_hosts: Vec::new(),
+        labels: Default::default(),
         state: State::Active,
         revision: 1,
         create_time: SystemTime::UNIX_EPOCH,

@@ -53,11 +53,17 @@ impl OrganizationService {
         let mut fields = Fields::default();
         let after = fields.page_token(&request.page_token);
         let size = fields.page_size(request.page_size);
+        let labels = fields.labels(&request.labels).unwrap_or_default();
         if !fields.is_clean() {
             return Err(fields.into_status());
         }
         let visible = |organization: &Organization| {
-            let allowed = self.policy.check(caller, Action::List, &organization.id);
+            let mut labels = labels.iter();
+            if !labels.all(|label| organization.labels.contains(label)) {
+                return false;
+            }
+            let (id, known) = (&organization.id, self.vault.labels());
+            let allowed = self.policy.check(caller, Action::List, id, known);
             allowed.is_ok()
         };
         let listing = self.page(after, size, visible);

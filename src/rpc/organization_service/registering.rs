@@ -8,7 +8,7 @@ use tonic::Status;
 use super::{OrganizationService, by, mode};
 use crate::{
     authz::{Action, Denied},
-    organization::{OrganizationId, TenantName},
+    organization::{OrganizationId, TenantName, label::Labels},
     pb::{
         admin::v1::{RegisterOrganizationRequest, RegisterOrganizationResponse},
         v1::ErrorReason as Reason,
@@ -37,6 +37,24 @@ impl OrganizationService {
         })
     }
 
+    /// Whether a caller may register an organization with this id and these labels.
+    fn allow_new(
+        &self,
+        caller: &SpiffeId,
+        id: &OrganizationId,
+        labels: &Labels,
+    ) -> Result<(), Status> {
+        let action = Action::Register;
+        let allowed = self
+            .policy
+            .check_labels(caller, action, id, [&Labels::NONE, labels]);
+        allowed.map_err(|denied| {
+            // An id that is not the caller's to register may or may not exist: both look the same.
+            let denied = denied.max(Denied::Action);
+            deny(caller, action, Some(id), denied)
+        })
+    }
+
     async fn registration(
         &self,
         caller: &SpiffeId,
@@ -49,10 +67,9 @@ impl OrganizationService {
             "" => Some(self.vault.generated_id(&mark.request_id)),
             given => fields.take("organization_id", OrganizationId::parse(given)),
         };
-        if let Some(id) = &id {
-            // One that is not the caller's to register may or may not exist: both look the same.
-            let allowed = self.policy.check(caller, Action::Register, id);
-            allowed.map_err(|_| deny(caller, Action::Register, Some(id), Denied::Action))?;
+        let labels = fields.labels(&request.labels);
+        if let (Some(id), Some(labels)) = (&id, &labels) {
+            self.allow_new(caller, id, labels)?;
         }
         let display_name = fields.display_name(request.display_name);
         let tenant = fields.take("tenant", TenantName::parse(&request.tenant));
@@ -63,6 +80,7 @@ impl OrganizationService {
         let credential = self.credential(&mut fields, request.credential).await?;
         match (
             id,
+            labels,
             display_name,
             tenant,
             cloud,
@@ -72,6 +90,7 @@ impl OrganizationService {
         ) {
             (
                 Some(id),
+                Some(labels),
                 Some(display_name),
                 Some(tenant),
                 Some(cloud),
@@ -87,6 +106,7 @@ impl OrganizationService {
                 credential,
                 sharepoint_root_host,
                 sharepoint_hosts,
+                labels,
             }),
             _ => Err(fields.into_status()),
         }

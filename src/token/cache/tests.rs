@@ -325,6 +325,7 @@ fn new(id: &str) -> NewOrganization {
         client_id: ClientId::parse("0a1b2c3d-4e5f-4061-8273-8495a6b7c8d9").expect("a GUID"),
         sharepoint_root_host: None,
         sharepoint_hosts: vec![],
+        labels: Default::default(),
     }
 }
 

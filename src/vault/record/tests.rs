@@ -43,6 +43,7 @@ fn with_certificate() -> Record {
             host("contoso-my.sharepoint.us"),
             host("contoso-admin.sharepoint.us"),
         ],
+        labels: Labels::default(),
         state: State::Active,
         revision: 7,
         create_time: at(1_767_225_600_123),
@@ -65,6 +66,7 @@ fn with_secret() -> Record {
         credential: Some(credential.info(1)),
         sharepoint_root_host: None,
         sharepoint_hosts: vec![],
+        labels: Labels::default(),
         state: State::Active,
         revision: 7,
         create_time: at(1_767_225_600_000),
@@ -227,6 +229,7 @@ prop_compose! {
             credential: credential.as_ref().map(|credential| credential.info(version)),
             sharepoint_root_host: hosts.first().map(host),
             sharepoint_hosts: hosts.iter().skip(1).map(host).collect(),
+            labels: Labels::default(),
             state: match (&credential, reason) {
                 (Some(_), None) => State::Active,
                 (Some(_), Some(reason)) => State::Suspended(Suspension { at: at(times[2]), reason }),

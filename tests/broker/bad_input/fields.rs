@@ -39,6 +39,10 @@ pub(super) enum Kind {
     Revision,
     Duration,
     Timestamp,
+    /// A map of texts.
+    Labels,
+    /// Names of fields.
+    Mask,
     /// One of ours. Its fields are fields too.
     Message,
 }
@@ -144,6 +148,8 @@ fn kind(field: &FieldDescriptorProto) -> Kind {
         (Type::Uint64, _) if field.name() == "revision" => Kind::Revision,
         (Type::Message, ".google.protobuf.Duration") => Kind::Duration,
         (Type::Message, ".google.protobuf.Timestamp") => Kind::Timestamp,
+        (Type::Message, ".google.protobuf.FieldMask") => Kind::Mask,
+        (Type::Message, name) if name.ends_with(".LabelsEntry") => Kind::Labels,
         (Type::Message, name) if name.starts_with(".kodo.") => Kind::Message,
         other => panic!("{other:?} is new: tell what its wrong values are"),
     }

@@ -112,6 +112,7 @@ pub(super) async fn with_a_key_that_cannot_sign() -> Status {
         client_id: ClientId::parse(&CONTOSO.client.to_string()).expect("a GUID"),
         sharepoint_root_host: None,
         sharepoint_hosts: Vec::new(),
+        labels: Default::default(),
     };
     let mark = vault.mark("tests", b"");
     let organization = new.registered(&broken, now);

@@ -1,5 +1,7 @@
 //! Requests as a sensible caller makes them; tests change what they are about.
 
+use std::collections::BTreeMap;
+
 use kodo_broker::{
     pb::{admin::v1 as admin, v1},
     simulator::pki::Identity,
@@ -39,6 +41,29 @@ pub(crate) fn rotate(
         validate_only: false,
         forget_tokens: false,
     }
+}
+
+/// Gives an organization these labels.
+pub(crate) fn update(
+    id: &str,
+    revision: u64,
+    labels: &[(&str, &str)],
+) -> admin::UpdateOrganizationRequest {
+    admin::UpdateOrganizationRequest {
+        request_id: Uuid::new_v4().to_string(),
+        organization_id: id.into(),
+        revision,
+        update_mask: Some(prost_types::FieldMask {
+            paths: vec!["labels".into()],
+        }),
+        labels: self::labels(labels),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn labels(labels: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let owned = |(key, value): &(&str, &str)| ((*key).into(), (*value).into());
+    labels.iter().map(owned).collect()
 }
 
 pub(crate) fn revoke(id: &str, revision: u64) -> admin::RevokeOrganizationRequest {

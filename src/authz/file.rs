@@ -1,0 +1,186 @@
+//! The policy file: TOML, read and checked as a whole. `deploy/policy.toml` explains it.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use spiffe::{SpiffeId, TrustDomain};
+use toml::Spanned;
+
+use super::{
+    Action, Policy,
+    grant::{Grant, PurposeName, ResourceName, Set},
+    granted::{CallerPattern, Granting},
+};
+use crate::organization::{OrganizationId, label::Label};
+
+/// A file of grants.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PolicyFile {
+    #[serde(default)]
+    grant: Vec<Spanned<GrantEntry>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GrantEntry {
+    callers: Vec<Spanned<String>>,
+    actions: Vec<Action>,
+    organizations: Vec<Spanned<String>>,
+    labels: Option<Spanned<Vec<Spanned<String>>>>,
+    #[serde(default)]
+    resources: Vec<ResourceName>,
+    purposes: Option<Spanned<Vec<PurposeName>>>,
+}
+
+/// What is wrong, and where it begins in the text.
+type Wrong = (usize, String);
+
+/// Parses a policy.
+pub(super) fn parse(text: &str, trust_domain: &TrustDomain) -> Result<Policy, String> {
+    let file: PolicyFile = toml::from_str(text).map_err(|error| error.to_string())?;
+    let line = |at: usize| text[..at].matches('\n').count() + 1;
+    let mut granting = Granting::default();
+    for entry in file.grant {
+        let begins = line(entry.span().start);
+        let added = add(&mut granting, entry.into_inner(), begins, trust_domain);
+        added.map_err(|(at, reason)| format!("line {}: {reason}", line(at)))?;
+    }
+    Ok(granting.compiled())
+}
+
+fn add(
+    granting: &mut Granting,
+    entry: GrantEntry,
+    line: usize,
+    trust_domain: &TrustDomain,
+) -> Result<(), Wrong> {
+    let mut callers = Vec::new();
+    for caller in &entry.callers {
+        let pattern = caller_pattern(caller.get_ref(), trust_domain);
+        callers.push(pattern.map_err(|reason| (caller.span().start, reason))?);
+    }
+    let grant = Arc::new(grant(&entry, line)?);
+    for caller in callers {
+        granting.add(caller, &grant);
+    }
+    Ok(())
+}
+
+fn grant(entry: &GrantEntry, line: usize) -> Result<Grant, Wrong> {
+    let (mut exact, mut prefixes) = (Vec::new(), Vec::new());
+    for pattern in &entry.organizations {
+        let (at, text) = (pattern.span().start, pattern.get_ref());
+        let wrong = || {
+            let reason =
+                format!("`{text}` is neither an organization id nor the beginning of one with `*`");
+            (at, reason)
+        };
+        match text.strip_suffix('*') {
+            None => exact.push(OrganizationId::parse(text).map_err(|_| wrong())?),
+            // What is before the `*` must be able to begin an id.
+            Some(prefix) => {
+                OrganizationId::parse(&format!("{prefix}x")).map_err(|_| wrong())?;
+                prefixes.push(prefix.to_owned());
+            }
+        }
+    }
+    exact.sort_unstable();
+    exact.dedup();
+    let grant = Grant {
+        line,
+        actions: Set::of(entry.actions.iter().copied()),
+        exact,
+        prefixes,
+        labels: labels(entry)?,
+        resources: Set::of(entry.resources.iter().copied()),
+        purposes: purposes(entry)?,
+    };
+    check(entry, &grant)?;
+    Ok(grant)
+}
+
+fn labels(entry: &GrantEntry) -> Result<Vec<Label>, Wrong> {
+    let Some(labels) = &entry.labels else {
+        return Ok(Vec::new());
+    };
+    if labels.get_ref().is_empty() {
+        let reason = "`labels` are empty, which no organization has; name some, or leave them out";
+        return Err((labels.span().start, reason.to_owned()));
+    }
+    let labels = labels.get_ref().iter().map(|label| {
+        let wrong = |malformed| {
+            let reason = format!("`{}`: {malformed}", label.get_ref());
+            (label.span().start, reason)
+        };
+        Label::parse(label.get_ref()).map_err(wrong)
+    });
+    labels.collect()
+}
+
+fn purposes(entry: &GrantEntry) -> Result<Set, Wrong> {
+    let Some(purposes) = &entry.purposes else {
+        return Ok(Set::of([PurposeName::Backup, PurposeName::Restore]));
+    };
+    let wrong = |reason: &str| Err((purposes.span().start, reason.to_owned()));
+    if !entry.actions.contains(&Action::GetToken) {
+        return wrong("`purposes` belong to the action get_token");
+    }
+    if purposes.get_ref().is_empty() {
+        return wrong(
+            "`purposes` are empty, so no token is granted; leave them out for any purpose",
+        );
+    }
+    Ok(Set::of(purposes.get_ref().iter().copied()))
+}
+
+/// What the parts of a grant must be to each other.
+fn check(entry: &GrantEntry, grant: &Grant) -> Result<(), Wrong> {
+    let first = entry.callers.first();
+    let wrong = |reason: &str| {
+        Err((
+            first.map_or(0, |caller| caller.span().start),
+            reason.to_owned(),
+        ))
+    };
+    if grant.actions.has(Action::GetToken) == grant.resources.is_empty() {
+        return wrong("`resources` belong to the action get_token, and it needs them");
+    }
+    let everything = grant.is_for_all() && grant.exact.is_empty() && grant.prefixes.len() == 1;
+    if grant.actions.has(Action::ManageStore) && !everything {
+        return wrong("`manage_store` is for all organizations: `organizations = [\"*\"]`");
+    }
+    let any_id = grant.prefixes.iter().any(String::is_empty);
+    if grant.actions.has(Action::Register) && !grant.labels.is_empty() && any_id {
+        return wrong(
+            "`register` with `labels` needs ids of its own, as in `organizations = [\"northwind-*\"]`: whoever may choose any id learns which ones are taken",
+        );
+    }
+    Ok(())
+}
+
+fn caller_pattern(caller: &str, trust_domain: &TrustDomain) -> Result<CallerPattern, String> {
+    let (path, prefix) = match caller.strip_suffix("/*") {
+        Some(path) => (path, true),
+        None => (caller, false),
+    };
+    // All callers of the trust domain are `spiffe://domain/*`, which has no path to check.
+    let root = format!("spiffe://{trust_domain}");
+    if prefix && path == root {
+        return Ok(CallerPattern::Below(format!("{root}/")));
+    }
+    let id = SpiffeId::new(path).map_err(|error| format!("`{caller}` is no SPIFFE ID: {error}"))?;
+    if !id.is_member_of(trust_domain) {
+        return Err(format!(
+            "`{caller}` is outside the trust domain {trust_domain}; no caller can have it"
+        ));
+    }
+    if !prefix && id.path().is_empty() {
+        return Err(format!("`{caller}` has no path; no caller can have it"));
+    }
+    Ok(if prefix {
+        CallerPattern::Below(format!("{id}/"))
+    } else {
+        CallerPattern::Exact(id)
+    })
+}
