@@ -52,6 +52,9 @@ const EXIT_CONFIG: u8 = 78;
 /// What the figure tells.
 const SEALED: &str = "Whether every call is refused since the store is not open: 1 or 0";
 
+const AUDIT_FAILING: &str =
+    "Whether calls are refused since the audit log cannot be written: 1 or 0";
+
 /// A broker that serves.
 #[derive(Debug)]
 pub struct Broker {
@@ -64,6 +67,7 @@ pub struct Broker {
     /// Why it was sealed when it started, if it was. It opens by itself where that can be.
     pub sealed: Option<Error>,
     health: Option<Health>,
+    audit: Audit,
     cores: Cores,
     /// Stops the listeners and lets calls finish.
     stop: CancellationToken,
@@ -130,6 +134,7 @@ impl Broker {
         // Whatever was started ends if what follows fails.
         let end_guard = end.clone().drop_guard();
         let (health, health_address) = start_health(config, &tasks, &end).await?;
+        follow_audit(&audit, health.as_ref(), &metrics, &tasks, &end);
         let metrics_address = start_metrics(config, &metrics, &tasks, &end).await?;
         let records = Records::start(audit.clone(), clock, &tasks, &end);
         let limits = &config.server.limits;
@@ -152,7 +157,7 @@ impl Broker {
             policy,
             upstream,
             records,
-            audit,
+            audit: audit.clone(),
             metrics,
             tasks: tasks.clone(),
             stop: stop.clone(),
@@ -171,6 +176,7 @@ impl Broker {
             metrics_address,
             sealed,
             health,
+            audit,
             cores,
             stop,
             end: end_guard,
@@ -186,7 +192,7 @@ impl Broker {
     /// [`Error::Serving`] if a thread that served had panicked.
     pub async fn stop(mut self) -> Result<(), Error> {
         if let Some(health) = &self.health {
-            health.set_ready(false).await;
+            health.set_stopping().await;
         }
         self.stop.cancel();
         // A peer may never answer; the time limit is ours.
@@ -195,7 +201,9 @@ impl Broker {
         drop(self.end);
         self.tasks.close();
         let finished = timeout_at(deadline, self.tasks.wait()).await;
-        if served.is_err() || finished.is_err() {
+        // Nobody records any more.
+        let recorded = timeout_at(deadline, self.audit.close()).await;
+        if served.is_err() || finished.is_err() || recorded.is_err() {
             tracing::warn!("stopped before everything had finished");
         }
         let joined = self.cores.join().await;
@@ -216,7 +224,35 @@ fn open_audit(config: &Config) -> Result<Audit, Error> {
         );
         return Ok(Audit::off());
     };
-    Ok(Audit::open(file)?)
+    Ok(Audit::open(file, config.audit.durability)?)
+}
+
+/// Has readiness and a figure tell whether the audit log can be written.
+fn follow_audit(
+    audit: &Audit,
+    health: Option<&Health>,
+    metrics: &Metrics,
+    tasks: &TaskTracker,
+    end: &CancellationToken,
+) {
+    let Some(works) = audit.works() else { return };
+    let failing = works.clone();
+    metrics.gauge("audit_failing", AUDIT_FAILING, move || {
+        (!*failing.borrow()).into()
+    });
+    if let Some(health) = health.cloned() {
+        let (mut works, end) = (works, end.clone());
+        let following = async move {
+            loop {
+                let recording = *works.borrow_and_update();
+                health.set_recording(recording).await;
+                if works.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        tasks.spawn(async move { end.run_until_cancelled(following).await });
+    }
 }
 
 async fn start_metrics(

@@ -10,10 +10,12 @@ use std::{
 use serde::{Deserialize, Deserializer, de};
 use spiffe::TrustDomain;
 
+mod audit;
 mod entra;
 mod kek;
 mod server;
 
+pub use audit::{AuditConfig, Durability};
 pub use entra::EntraConfig;
 pub use kek::{KekConfig, KubernetesConfig, TransitConfig, WrapWith};
 pub use server::{LimitsConfig, ServerConfig, TlsConfig};
@@ -93,14 +95,6 @@ pub struct TokensConfig {
     pub slots_max: NonZeroU32,
     /// Streams of tokens at a time.
     pub streams_max: NonZeroU32,
-}
-
-/// `[audit]`.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct AuditConfig {
-    /// The file, or no record at all.
-    pub file: Option<PathBuf>,
 }
 
 /// `[log]`.

@@ -110,7 +110,7 @@ async fn run(config: &Config, task: &Task) -> Result<Report, Error> {
             report.older = checked.err().map(|error| error.to_string());
         }
         Task::AcceptRollback { reason } => {
-            record(config, reason)?;
+            record(config, reason).await?;
             let accepted = vault.accept(anchor.as_deref()).await?;
             file.write(&vault.anchor())?;
             report.change = accepted.now;
@@ -144,7 +144,7 @@ async fn look(vault: &Vault) -> Result<Report, Error> {
 }
 
 /// On record before it is done: whoever asks later why revoked organizations are back finds it.
-fn record(config: &Config, reason: &str) -> Result<(), Error> {
+async fn record(config: &Config, reason: &str) -> Result<(), Error> {
     let reason = reason.trim();
     if reason.is_empty() || reason.len() > REASON_BYTES_MAX {
         return Err(Error::Io(io::Error::other(format!(
@@ -166,7 +166,9 @@ fn record(config: &Config, reason: &str) -> Result<(), Error> {
             token: None,
         })
         .map_err(io::Error::other)?;
-    Ok(audit.written_up_to(place)?)
+    audit.durable(place).await.map_err(io::Error::other)?;
+    audit.close().await;
+    Ok(())
 }
 
 fn print(report: &Report, task: &Task, json: bool) -> io::Result<()> {

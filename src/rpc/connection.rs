@@ -11,7 +11,7 @@ use std::{
     io,
     pin::pin,
     sync::{Arc, OnceLock},
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -38,7 +38,12 @@ use super::{
     token_service::TokenService,
     unary::Answer,
 };
-use crate::{audit::Audit, config::LimitsConfig, metrics::Metrics, pb::v1::ErrorReason};
+use crate::{
+    audit::{Audit, Place, Watcher},
+    config::LimitsConfig,
+    metrics::Metrics,
+    pb::v1::ErrorReason,
+};
 
 /// How often a silent client is asked whether it is still there, and how long it has to answer.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -142,6 +147,7 @@ impl Door {
         let gate = Recorded {
             audit: inner.audit.clone(),
             peer: peer.clone(),
+            watcher: Watcher::default(),
         };
         let (stream, release) = gather(connection, gate);
         let (calls, under_way) = watch::channel(0);
@@ -248,11 +254,17 @@ impl Drop for Counted<'_> {
 struct Recorded {
     audit: Audit,
     peer: Peer,
+    watcher: Watcher,
 }
 
 impl Gate for Recorded {
-    fn open(&self) -> io::Result<()> {
-        self.audit.written_up_to(self.peer.recorded())
+    fn mark(&self) -> u64 {
+        self.peer.recorded().get()
+    }
+
+    fn poll_open(&self, mark: u64, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let durable = self.audit.poll_durable(Place::new(mark), &self.watcher, cx);
+        durable.map_err(io::Error::other)
     }
 }
 

@@ -189,7 +189,7 @@ impl Records {
                     Err(Unavailable) => self.lock().push(repeated),
                 }
             }
-            if let Err(error) = self.audit.written_up_to(last) {
+            if let Err(error) = self.audit.durable(last).await {
                 tracing::warn!(%error, "repeated hand-outs are not in the audit log yet");
             }
             yield_now().await;

@@ -11,7 +11,7 @@ const ARROWS: &[(&str, &str)] = &[
         "app",
         "anchor audit authz clock config entra kek lockdown metrics organization registration rpc store telemetry tls token vault",
     ),
-    ("audit", "hex"),
+    ("audit", "config hex"),
     ("authz", "config organization"),
     ("cli", "client pb"),
     ("client", "clock pb secret"),

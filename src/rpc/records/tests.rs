@@ -1,4 +1,4 @@
-use std::{fs, time::SystemTime};
+use std::{fs, path::Path, time::SystemTime};
 
 use serde_json::Value;
 use spiffe::SpiffeId;
@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use tokio::time::advance;
 
 use super::*;
-use crate::{authz::Policy, rpc::get_token::tests::token};
+use crate::{authz::Policy, config::Durability, rpc::get_token::tests::token};
 
 const GET_TOKEN: &str = "GetToken";
 
@@ -21,7 +21,7 @@ struct Log {
 impl Log {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let audit = Audit::open(&folder.path().join("audit.jsonl")).expect("opens");
+        let audit = Audit::open(&folder.path().join("audit.jsonl"), Durability::Os).expect("opens");
         let clock = Clock::starting_at(SystemTime::UNIX_EPOCH + Duration::from_secs(1_764_068_777));
         let (end, tasks) = (CancellationToken::new(), TaskTracker::new());
         let records = Records::start(audit, clock, &tasks, &end);
@@ -45,7 +45,7 @@ impl Log {
         let place = given.expect("is recorded");
         assert!(peer.recorded() >= place);
         // As before an answer leaves.
-        audit.written_up_to(place).expect("is written");
+        audit.spin(place).expect("is written");
     }
 
     /// Each line as the last word of its caller, and how often it was done again.
@@ -73,10 +73,11 @@ fn line(name: &str, again: Option<u64>) -> (String, Option<u64>) {
     (name.to_owned(), again)
 }
 
-async fn pass(time: Duration) {
+async fn pass(time: Duration, log: &Log) {
     advance(time).await;
     for _ in 0..10 {
         yield_now().await;
+        log.records.audit.settle();
     }
 }
 
@@ -86,16 +87,16 @@ async fn what_is_given_again_is_told_once_with_its_number() {
     let token = Arc::new(token(None, "a token"));
     // Two connections of one worker.
     let (a, same, b) = (peer("a"), peer("a"), peer("b"));
-    pass(Duration::from_secs(1)).await;
+    pass(Duration::from_secs(1), &log).await;
     for peer in [&a, &same, &a, &b, &same] {
         log.give(peer, &token);
     }
     let first = [line("a", None), line("b", None)];
     assert_eq!(log.lines(), first);
-    pass(INTERVAL).await;
+    pass(INTERVAL, &log).await;
     let told = [&first[..], &[line("a", Some(3))]].concat();
     assert_eq!(log.lines(), told);
-    pass(INTERVAL).await;
+    pass(INTERVAL, &log).await;
     assert_eq!(log.lines(), told, "nothing is told twice");
     log.give(&b, &token);
     log.end.cancel();
@@ -122,11 +123,11 @@ async fn more_than_is_told_at_once_is_told_too() {
     let tokens: Vec<_> = (0..2 * AT_ONCE + 1)
         .map(|number| Arc::new(token(None, &number.to_string())))
         .collect();
-    pass(Duration::from_secs(1)).await;
+    pass(Duration::from_secs(1), &log).await;
     for token in tokens.iter().chain(&tokens).chain(&tokens) {
         log.give(&worker, token);
     }
-    pass(INTERVAL).await;
+    pass(INTERVAL, &log).await;
     let lines = log.lines();
     assert_eq!(lines.len(), 2 * tokens.len());
     assert!(
@@ -139,14 +140,14 @@ async fn more_than_is_told_at_once_is_told_too() {
 #[tokio::test(start_paused = true)]
 async fn while_the_log_cannot_be_written_nothing_is_given_again() {
     let clock = Clock::system();
-    let audit = Audit::open(std::path::Path::new("/dev/full")).expect("opens");
+    let audit = Audit::open(Path::new("/dev/full"), Durability::Sync).expect("opens");
     let records = Records::new(audit, clock);
     let (worker, token) = (peer("a"), Arc::new(token(None, "a token")));
     let caller = worker.caller().expect("has an identity");
     let give = || records.record_hand_out(&worker, caller, GET_TOKEN, &Asked::default(), &token);
     let place = give().expect("nobody knows yet");
     assert_eq!(give(), Ok(place), "waits for the same line");
-    records.audit.written_up_to(place).expect_err("it is full");
+    records.audit.spin(place).expect_err("it is full");
     assert_eq!(give(), Err(Unavailable));
     let counted = token.holders.take(caller.digest());
     assert_eq!(counted, 1, "the second one, and none that was refused");
