@@ -49,9 +49,12 @@ use opening::{Attempt as _, Opening, Sealed, cause, keep_trying};
 /// Exit code of a configuration that cannot be used (`EX_CONFIG` of sysexits.h).
 const EXIT_CONFIG: u8 = 78;
 
-/// What the figure tells.
+/// What the figures tell.
 const SEALED: &str = "Whether every call is refused since the store is not open: 1 or 0";
 
+const AUDIT_LINE: &str = "Number of the last line of the audit log that is on the disk";
+const AUDIT_DAMAGED: &str =
+    "Whether something was wrong with the audit log when the broker started: 1 or 0";
 const AUDIT_FAILING: &str =
     "Whether calls are refused since the audit log cannot be written: 1 or 0";
 
@@ -127,7 +130,7 @@ impl Broker {
         let metrics = Arc::new(Metrics::new());
         let upstream = Upstream::new(config, clock, &metrics)?;
         let listeners = Listeners::bind(config.server.listen, config.server.threads())?;
-        let audit = open_audit(config)?;
+        let audit = open_audit(config, clock)?;
         let (end, tasks) = (CancellationToken::new(), TaskTracker::new());
         // Ends, too, where the broker is dropped without being stopped.
         let stop = end.child_token();
@@ -217,14 +220,14 @@ impl Broker {
     }
 }
 
-fn open_audit(config: &Config) -> Result<Audit, Error> {
-    let Some(file) = &config.audit.file else {
+fn open_audit(config: &Config, clock: Clock) -> Result<Audit, Error> {
+    if config.audit.file.is_none() {
         tracing::warn!(
             "NO AUDIT LOG: nothing will tell who was given which token; set audit.file in the configuration"
         );
         return Ok(Audit::off());
-    };
-    Ok(Audit::open(file, config.audit.durability)?)
+    }
+    Ok(Audit::open(&config.audit, clock)?)
 }
 
 /// Has readiness and a figure tell whether the audit log can be written.
@@ -235,7 +238,16 @@ fn follow_audit(
     tasks: &TaskTracker,
     end: &CancellationToken,
 ) {
-    let Some(works) = audit.works() else { return };
+    let (Some(works), Some(last_line)) = (audit.works(), audit.last_line()) else {
+        return;
+    };
+    metrics.gauge("audit_line", AUDIT_LINE, move || {
+        usize::try_from(last_line()).unwrap_or(usize::MAX)
+    });
+    let damaged = audit.is_damaged();
+    metrics.gauge("audit_damaged", AUDIT_DAMAGED, move || damaged.into());
+    let (anchored, ending) = (audit.clone(), end.clone());
+    tasks.spawn(async move { ending.run_until_cancelled(anchored.follow()).await });
     let failing = works.clone();
     metrics.gauge("audit_failing", AUDIT_FAILING, move || {
         (!*failing.borrow()).into()

@@ -15,30 +15,54 @@
 //! wait for it never leave, since their connections break. Until it is durable, and while the disk has
 //! not answered for [`STALL_MAX`], every further call is refused. So nothing is dropped, and memory is
 //! bounded ([`BACKLOG_BYTES_MAX`]).
+//!
+//! # No line is changed, added or taken away unseen
+//!
+//! Each line names the hash of the one before and has a MAC ([`key`]); now and then one is signed.
+//! The last line's hash is kept outside as well ([`Anchor`]), against cutting off the end. [`verify`]
+//! looks through the files. What a crash has cut short stays where it is, and the next line says so.
 
 use std::{
     fmt,
     future::poll_fn,
     io,
-    path::Path,
-    sync::{Arc, atomic::Ordering},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     thread,
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, task::spawn_blocking, time::sleep};
 
+mod anchor;
 mod group;
+pub mod key;
+mod line;
 mod record;
+mod recover;
 mod segment;
+pub mod verify;
 mod writer;
 
+pub use anchor::Anchor;
 pub use group::Watcher;
-pub use record::{Outcome, Record, TokenRecord};
+pub use line::Head;
+pub use record::{Kind, Outcome, Record, TokenRecord};
+pub use segment::numbered;
 
-use self::{group::Group, segment::Medium, writer::Writer};
-use crate::config::Durability;
+use self::{
+    group::Group,
+    key::{Keys, LineKey},
+    line::Chain,
+    segment::Opened,
+    verify::Trust,
+    writer::Writer,
+};
+use crate::{clock::Clock, config::AuditConfig};
 
 /// Lines in memory that no write has taken up yet, in bytes: some ten thousand.
 pub const BACKLOG_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -46,6 +70,8 @@ pub const BACKLOG_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const STALL_MAX: Duration = Duration::from_secs(2);
 /// How often lines that could not be made durable are tried again.
 pub const RETRY: Duration = Duration::from_millis(500);
+/// How far the anchor may be behind, and how often a write of it that failed is tried again.
+const ANCHOR_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where records go. Cheap to clone; all clones are one log.
 #[derive(Clone, Debug)]
@@ -62,6 +88,13 @@ pub struct Unavailable;
 
 struct Log {
     group: Arc<Group>,
+    /// The number of the next call that begins on record.
+    calls: AtomicU64,
+    /// The id of the log.
+    log: String,
+    damaged: bool,
+    /// Where its anchor is kept, and what signs it.
+    anchored: Option<(PathBuf, Arc<LineKey>)>,
 }
 
 impl Audit {
@@ -71,25 +104,71 @@ impl Audit {
         Self(None)
     }
 
-    /// Appends to a file, which is made for its owner alone if it is not there. May also be a device
-    /// or a pipe, as `/dev/stdout`.
+    /// Appends to the file of a configuration, or is [`Self::off`] if there is none. The file is made for
+    /// its owner alone if it is not there; it may also be a device or a pipe, as `/dev/stdout`, where a
+    /// log begins anew each time. What was there before is verified.
     ///
     /// # Errors
-    /// Those of the file system, with the file's name, and an existing file that others can access.
-    pub fn open(file: &Path, durability: Durability) -> io::Result<Self> {
-        Self::to(segment::open(file, durability)?, STALL_MAX)
+    /// Those of the file system, with the file's name; a file that others can access, or that another
+    /// process writes to; a key that is missing. A log that is damaged is no error: a further file goes
+    /// on behind it and says so ([`Self::is_damaged`]).
+    pub fn open(config: &AuditConfig, clock: Clock) -> io::Result<Self> {
+        let Some(file) = &config.file else {
+            return Ok(Self::off());
+        };
+        let is_regular = segment::is_regular(file);
+        let keys = keys(config, is_regular)?;
+        let key = keys.present().clone();
+        let trust = Trust::Keys(keys);
+        let anchor_file = config.anchor_file().filter(|_| is_regular);
+        let anchor = anchor_file
+            .as_deref()
+            .map(|file| Anchor::read(file, &trust));
+        let anchor = anchor.transpose()?.flatten();
+        let opened = segment::open(file, config, &trust, anchor.as_ref()).map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!("audit file {}: {error}", file.display()),
+            )
+        })?;
+        if let Some(damage) = &opened.recovered.damage {
+            tracing::error!(
+                damage,
+                "THE AUDIT LOG IS DAMAGED: a further file goes on behind it; keep what is there, and look at it with `kodo-broker audit verify`"
+            );
+        }
+        let anchored = anchor_file.map(|file| (file, key.clone()));
+        Self::to(opened, key, anchored, clock, STALL_MAX)
     }
 
-    fn to(medium: Box<dyn Medium>, stall_max: Duration) -> io::Result<Self> {
+    fn to(
+        opened: Opened,
+        key: Arc<LineKey>,
+        anchored: Option<(PathBuf, Arc<LineKey>)>,
+        clock: Clock,
+        stall_max: Duration,
+    ) -> io::Result<Self> {
+        let Opened { medium, recovered } = opened;
         let group = Arc::new(Group::new());
-        let writer = Writer::new(group.clone(), medium);
+        let chain = Chain::new(key, recovered.log.clone(), recovered.head);
+        let mut opening = chain.introduction();
+        opening.version = Some(env!("CARGO_PKG_VERSION").to_owned());
+        recovered.tell(&mut opening);
+        let before: &[u8] = if recovered.needs_line_end { b"\n" } else { b"" };
+        let writer = Writer::new(group.clone(), medium, chain, clock, before, &opening);
         let watching = group.clone();
         let start = |name: &str, run: Box<dyn FnOnce() + Send>| {
             thread::Builder::new().name(name.to_owned()).spawn(run)
         };
         start("audit", Box::new(move || writer.run()))?;
         start("audit-watch", Box::new(move || watching.watch(stall_max)))?;
-        Ok(Self(Some(Arc::new(Log { group }))))
+        Ok(Self(Some(Arc::new(Log {
+            group,
+            calls: AtomicU64::new(1),
+            log: recovered.log,
+            damaged: recovered.damage.is_some(),
+            anchored,
+        }))))
     }
 
     /// Takes a record down. What it is about must not leave before the log is durable up to its place.
@@ -155,12 +234,91 @@ impl Audit {
         self.0.as_ref().map(|log| log.group.works.subscribe())
     }
 
+    /// Whether something was wrong with what was there when the log was opened.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.0.as_ref().is_some_and(|log| log.damaged)
+    }
+
+    /// The number of the last line that is durable. `None` if there is nothing to write.
+    #[must_use]
+    pub fn last_line(&self) -> Option<impl Fn() -> u64 + Send + Sync + use<>> {
+        let head = self.0.as_ref()?.group.head.subscribe();
+        Some(move || head.borrow().seq)
+    }
+
+    /// A number for a call that begins on record and ends on record.
+    #[must_use]
+    pub fn next_call(&self) -> u64 {
+        match &self.0 {
+            Some(log) => log.calls.fetch_add(1, Ordering::Relaxed),
+            None => 0,
+        }
+    }
+
+    /// Has the anchor follow the log, for ever.
+    pub async fn follow(&self) {
+        let Some(log) = &self.0 else { return };
+        let mut head = log.group.head.subscribe();
+        let mut failing = false;
+        loop {
+            if !failing && head.changed().await.is_err() {
+                return;
+            }
+            head.mark_unchanged();
+            failing = log.clone().anchor().await.is_err();
+            // Lines that come together are anchored together.
+            sleep(ANCHOR_INTERVAL).await;
+        }
+    }
+
     /// Ends the log, which takes no more records, and waits until what is left is written or was in vain.
     pub async fn close(&self) {
         let Some(log) = &self.0 else { return };
         log.group.end();
         // The sender is held here.
         let _ = log.group.finished.subscribe().wait_for(|is| *is).await;
+        let _ = log.clone().anchor().await;
+    }
+}
+
+impl Log {
+    /// Writes the anchor anew.
+    async fn anchor(self: Arc<Self>) -> io::Result<()> {
+        let written = spawn_blocking(move || {
+            let Some((file, key)) = &self.anchored else {
+                return Ok(());
+            };
+            let head = *self.group.head.borrow();
+            let log = self.log.clone();
+            Anchor { log, head }.write(file, key)
+        });
+        let written = written
+            .await
+            .map_err(io::Error::other)
+            .and_then(|written| written);
+        if let Err(error) = &written {
+            tracing::error!(%error, "the anchor of the audit log cannot be written: it would not be noticed if the end of the log were cut off");
+        }
+        written
+    }
+}
+
+/// The keys of a configuration. Where it names no file, one is made beside the log with its first line.
+fn keys(config: &AuditConfig, is_regular: bool) -> io::Result<Keys> {
+    match (&config.key_file, config.own_key_file()) {
+        (Some(file), _) => Keys::read(file),
+        (None, Some(file)) if is_regular => {
+            if !file.exists() {
+                Keys::make(&file)?;
+                tracing::warn!(
+                    file = %file.display(),
+                    "the audit log has its key beside it, where whoever can change the one can read the other: set audit.key_file"
+                );
+            }
+            Keys::read(&file)
+        }
+        _ => Keys::for_once(),
     }
 }
 
@@ -191,4 +349,4 @@ impl fmt::Debug for Log {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

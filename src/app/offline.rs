@@ -8,10 +8,10 @@ use std::{
 
 use serde::Serialize;
 
-use super::{Error, exit_code, open_audit};
+use super::{Error, exit_code};
 use crate::{
     anchor::AnchorFile,
-    audit::{Outcome, Record},
+    audit::{Audit, Kind, Outcome, Record},
     clock::Clock,
     config::Config,
     kek,
@@ -151,15 +151,17 @@ async fn record(config: &Config, reason: &str) -> Result<(), Error> {
             "--reason must have 1 to {REASON_BYTES_MAX} bytes"
         ))));
     }
-    let audit = open_audit(config)?;
+    let audit = Audit::open(&config.audit.offline(), Clock::system())?;
     let place = audit
         .record(&Record {
+            kind: Kind::Call,
             time: Clock::system().now(),
             rpc: "AcceptRollback",
             caller: CALLER,
             organization: "",
             resource: None,
             sharepoint_host: None,
+            call: None,
             outcome: Outcome::Done,
             reason: Some(reason),
             again: None,

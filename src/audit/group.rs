@@ -13,7 +13,7 @@ use std::{
 use futures_util::task::AtomicWaker;
 use tokio::{sync::watch, time::Instant};
 
-use super::{BACKLOG_BYTES_MAX, Unavailable};
+use super::{BACKLOG_BYTES_MAX, Unavailable, line::Head};
 
 /// From so many bytes on, lines are written though nobody waits for them yet.
 const EARLY_BYTES: usize = 64 * 1024;
@@ -35,6 +35,8 @@ pub(super) struct Group {
     pub(super) works: watch::Sender<bool>,
     /// Whether the writer is gone.
     pub(super) finished: watch::Sender<bool>,
+    /// The last line that is durable.
+    pub(super) head: watch::Sender<Head>,
 }
 
 #[derive(Default)]
@@ -79,6 +81,7 @@ impl Group {
             failing: AtomicBool::new(false),
             works: watch::Sender::new(true),
             finished: watch::Sender::new(false),
+            head: watch::Sender::new(Head::default()),
         }
     }
 
@@ -177,15 +180,20 @@ impl Group {
     /// For the writer: so many records are durable.
     pub(super) fn succeed(&self, end: u64) {
         self.durable.store(end, Ordering::Release);
-        if self.failing.swap(false, Ordering::AcqRel) {
-            tracing::warn!("the audit log is written again");
-            self.works.send_replace(true);
-        }
+        self.recover();
         let mut waiting = self.lock();
         let due = waiting.waiters.extract_if(.., |(place, _)| *place <= end);
         let woken: Vec<_> = due.collect();
         drop(waiting);
         wake(woken);
+    }
+
+    /// For the writer: nothing stands in the way any more.
+    pub(super) fn recover(&self) {
+        if self.failing.swap(false, Ordering::AcqRel) {
+            tracing::warn!("the audit log is written again");
+            self.works.send_replace(true);
+        }
     }
 
     /// For the writer and the watch: nobody is to wait for what is not durable.

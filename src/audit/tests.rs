@@ -2,6 +2,7 @@ use std::{
     fs,
     io::ErrorKind,
     os::unix::fs::PermissionsExt as _,
+    path::Path,
     sync::{Mutex, MutexGuard, mpsc},
     task::Waker,
     time::SystemTime,
@@ -9,18 +10,18 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::*;
+use super::{segment::Medium, *};
 
 /// A disk that takes so many bytes, and what it has.
 #[derive(Clone, Default)]
-struct Disk(Arc<Mutex<(usize, Vec<u8>)>>);
+pub(crate) struct Disk(Arc<Mutex<(usize, Vec<u8>)>>);
 
 impl Disk {
-    fn with_room(bytes: usize) -> Self {
+    pub(crate) fn with_room(bytes: usize) -> Self {
         Self(Arc::new(Mutex::new((bytes, Vec::new()))))
     }
 
-    fn make_room(&self, bytes: usize) {
+    pub(crate) fn make_room(&self, bytes: usize) {
         lock(&self.0).0 = bytes;
     }
 
@@ -32,6 +33,7 @@ impl Disk {
         self.text()
             .lines()
             .map(|line| serde_json::from_str::<Value>(line).expect("a line is JSON"))
+            .filter(|line| line["kind"] == "call")
             .map(|line| line["organization"].as_str().expect("an id").to_owned())
             .collect()
     }
@@ -74,12 +76,31 @@ impl Audit {
     }
 }
 
-fn on(disk: &Disk) -> Audit {
-    Audit::to(Box::new(disk.clone()), STALL_MAX).expect("there are threads")
+/// A log that begins on a medium.
+fn open_on(medium: impl Medium + 'static, stall_max: Duration) -> Audit {
+    let opened = Opened {
+        medium: Box::new(medium),
+        recovered: recover::Recovered::new(),
+    };
+    let key = Keys::for_once().expect("random bytes").present().clone();
+    let audit = Audit::to(opened, key, None, Clock::system(), stall_max);
+    audit.expect("there are threads")
+}
+
+/// The same, with its first line on the disk.
+pub(crate) fn on(disk: &Disk) -> Audit {
+    let audit = open_on(disk.clone(), STALL_MAX);
+    let last_line = audit.last_line().expect("it writes");
+    while last_line() == 0 {
+        thread::yield_now();
+    }
+    audit
 }
 
 fn record(organization: &str) -> Record<'_> {
     Record {
+        kind: Kind::Call,
+        call: None,
         time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_764_068_777_123),
         rpc: "GetToken",
         caller: "spiffe://kodo.test/worker",
@@ -109,20 +130,29 @@ fn a_line_says_who_got_what() {
     audit.record(&record("contoso")).expect("is recorded");
     let last = audit.record(&refused).expect("is recorded");
     audit.spin(last).expect("is written");
-    let lines: Vec<Value> = disk
+    let mut lines: Vec<Value> = disk
         .text()
         .lines()
         .map(|line| serde_json::from_str(line).expect("JSON"))
         .collect();
+    lines.remove(0);
+    for (line, seq) in lines.iter_mut().zip(2..) {
+        let line = line.as_object_mut().expect("an object");
+        assert_eq!(line.remove("seq"), Some(seq.into()));
+        for name in ["prev", "mac"] {
+            let digits = line.remove(name).expect("it is there");
+            assert_eq!(digits.as_str().map(str::len), Some(64));
+        }
+    }
     let expected = [
         json!({
-            "time": "2025-11-25T11:06:17.123Z", "rpc": "GetToken", "caller": "spiffe://kodo.test/worker",
+            "time": "2025-11-25T11:06:17.123Z", "kind": "call", "rpc": "GetToken", "caller": "spiffe://kodo.test/worker",
             "organization": "contoso", "resource": "graph", "outcome": "OK",
             "fingerprint": "ab".repeat(32), "credential_version": 3,
             "expire_time": "2025-11-25T12:06:17Z",
         }),
         json!({
-            "time": "2025-11-25T11:06:17.123Z", "rpc": "GetToken", "caller": "spiffe://kodo.test/worker",
+            "time": "2025-11-25T11:06:17.123Z", "kind": "call", "rpc": "GetToken", "caller": "spiffe://kodo.test/worker",
             "organization": "contoso", "resource": "sharepoint",
             "sharepoint_host": "contoso.sharepoint.com", "outcome": "ORGANIZATION_REVOKED",
         }),
@@ -143,8 +173,9 @@ impl Medium for Held {
 
 fn held(disk: &Disk, stall_max: Duration) -> (Audit, mpsc::Sender<()>) {
     let (go, told) = mpsc::channel();
-    let audit = Audit::to(Box::new(Held(disk.clone(), told)), stall_max);
-    (audit.expect("there are threads"), go)
+    let audit = open_on(Held(disk.clone(), told), stall_max);
+    go.send(()).expect("it waits with its first line");
+    (audit, go)
 }
 
 #[derive(Default)]
@@ -168,7 +199,10 @@ fn what_comes_while_a_group_is_written_is_the_next_group_and_who_waits_is_woken(
     assert!(poll(first).is_pending() && poll(first).is_pending());
     let later = ["a", "b", "c"].map(|id| audit.record(&record(id)).expect("is recorded"));
     assert!(poll(later[2]).is_pending());
-    assert_eq!(disk.text(), "", "nothing leaves the writer's hands");
+    assert!(
+        disk.organizations().is_empty(),
+        "nothing leaves the writer's hands"
+    );
     go.send(()).expect("it waits");
     audit.spin(first).expect("is written");
     go.send(()).expect("it waits for the next group");
@@ -182,8 +216,9 @@ fn what_comes_while_a_group_is_written_is_the_next_group_and_who_waits_is_woken(
 
 #[test]
 fn without_room_calls_are_refused_and_with_room_nothing_is_missing() {
-    let disk = Disk::with_room(100);
+    let disk = Disk::with_room(usize::MAX);
     let audit = on(&disk);
+    disk.make_room(100);
     let works = audit.works().expect("it writes");
     let first = audit.record(&record("first")).expect("nobody knows yet");
     assert_eq!(audit.spin(first), Err(Unavailable), "the line is longer");
@@ -250,7 +285,7 @@ fn the_backlog_is_bounded() {
         thread::yield_now();
     }
     audit.settle();
-    assert!(disk.text().len() > BACKLOG_BYTES_MAX - 1000);
+    assert!(disk.text().len() > BACKLOG_BYTES_MAX);
     assert_eq!(disk.organizations().len(), recorded + 2);
 }
 
@@ -262,8 +297,9 @@ async fn what_is_recorded_last_is_written_when_the_log_ends() {
     audit.close().await;
     assert_eq!(disk.organizations(), ["last"]);
     assert_eq!(audit.record(&record("later")), Err(Unavailable));
-    let disk = Disk::with_room(0);
+    let disk = Disk::with_room(usize::MAX);
     let audit = on(&disk);
+    disk.make_room(0);
     let place = audit.record(&record("last")).expect("is recorded");
     audit.close().await;
     assert_eq!(audit.spin(place), Err(Unavailable), "in vain");
@@ -280,37 +316,68 @@ impl Medium for Panics {
 
 #[test]
 fn without_its_writer_nothing_is_recorded() {
-    let audit = Audit::to(Box::new(Panics), STALL_MAX).expect("there are threads");
-    let place = audit.record(&record("a")).expect("nobody knows yet");
-    assert_eq!(audit.spin(place), Err(Unavailable));
+    let audit = open_on(Panics, STALL_MAX);
+    while audit.check().is_ok() {
+        thread::yield_now();
+    }
     assert_eq!(audit.record(&record("b")), Err(Unavailable));
 }
 
-#[test]
-fn a_file_is_appended_to_and_closed_to_others() {
+fn at(file: &Path) -> AuditConfig {
+    AuditConfig {
+        file: Some(file.to_owned()),
+        ..AuditConfig::default()
+    }
+}
+
+#[tokio::test]
+async fn a_file_is_appended_to_and_closed_to_others() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("audit.jsonl");
+    let open = |file: &Path| Audit::open(&at(file), Clock::system());
     for id in ["a", "b"] {
-        let audit = Audit::open(&file, Durability::Sync).expect("opens");
-        let place = audit.record(&record(id)).expect("is recorded");
-        audit.spin(place).expect("is written");
+        let audit = open(&file).expect("opens");
+        audit.record(&record(id)).expect("is recorded");
+        audit.close().await;
     }
-    assert_eq!(fs::read_to_string(&file).expect("text").lines().count(), 2);
-    let mode = fs::metadata(&file).expect("is there").permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
+    let text = fs::read_to_string(&file).expect("text");
+    let kinds = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let kinds: Vec<_> = kinds
+        .map(|line| line["kind"].as_str().expect("a word").to_owned())
+        .collect();
+    assert_eq!(kinds, ["open", "call", "close", "open", "call", "close"]);
+    for name in ["audit.jsonl", "audit.key", "audit.anchor"] {
+        let metadata = fs::metadata(folder.path().join(name)).expect("is there");
+        assert_eq!(metadata.permissions().mode() & 0o777, 0o600, "{name}");
+    }
     fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).expect("a file of ours");
-    let refused = Audit::open(&file, Durability::Sync)
-        .expect_err("others can read it")
-        .to_string();
+    let refused = open(&file).expect_err("others can read it").to_string();
     assert!(
         refused.contains("audit.jsonl") && refused.contains("chmod 0600"),
         "{refused}"
     );
     let nowhere = folder.path().join("none").join("audit.jsonl");
-    let refused = Audit::open(&nowhere, Durability::Sync)
-        .expect_err("there is no folder")
-        .to_string();
+    let refused = open(&nowhere).expect_err("there is no folder").to_string();
     assert!(refused.contains("none"), "{refused}");
+}
+
+#[test]
+fn a_key_that_is_named_must_be_there_and_one_process_writes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = AuditConfig {
+        key_file: Some(folder.path().join("key")),
+        ..at(&folder.path().join("audit.jsonl"))
+    };
+    let open = || Audit::open(&config, Clock::system());
+    let refused = open().expect_err("there is no key").to_string();
+    assert!(refused.contains("key"), "{refused}");
+    Keys::make(&folder.path().join("key")).expect("makes one");
+    Keys::make(&folder.path().join("key")).expect_err("it is there");
+    let _audit = open().expect("opens");
+    let refused = open().expect_err("it is open").to_string();
+    assert!(refused.contains("another process"), "{refused}");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use super::{
     within,
 };
 use crate::{
-    audit::{Audit, Outcome, Record},
+    audit::{Audit, Kind, Outcome, Record},
     authz::{Action, Caller, Denied, Policy},
     credential,
     hex::Hex,
@@ -144,12 +144,14 @@ impl OrganizationService {
         // What can be no id may be anything, of any length.
         let organization = OrganizationId::parse(about).ok();
         let record = Record {
+            kind: Kind::Call,
             time: self.registrar.now(),
             rpc,
             caller: caller.name(),
             organization: organization.as_ref().map_or("", OrganizationId::as_str),
             resource: None,
             sharepoint_host: None,
+            call: None,
             outcome: refused.map_or(Outcome::Done, |status| {
                 Outcome::Refused(status::reason(status))
             }),

@@ -20,7 +20,7 @@ use tonic::Status;
 
 use super::{fields::Fields, listener::Peer, status};
 use crate::{
-    audit::{Audit, Outcome, Place, Record, TokenRecord, Unavailable},
+    audit::{Audit, Kind, Outcome, Place, Record, TokenRecord, Unavailable},
     authz::Caller,
     clock::Clock,
     organization::{OrganizationId, Resource},
@@ -229,6 +229,7 @@ impl Records {
         token: Option<&'a Token>,
     ) -> Record<'a> {
         Record {
+            kind: Kind::Call,
             time: self.clock.now(),
             rpc,
             caller: caller.name(),
@@ -241,6 +242,7 @@ impl Records {
                 Some(Resource::SharePoint(host)) => host.as_deref(),
                 _ => None,
             },
+            call: None,
             outcome: refusal.map_or(Outcome::Done, Outcome::Refused),
             reason: None,
             again: None,
