@@ -39,6 +39,7 @@ use crate::{
     store, telemetry, tls, vault,
 };
 
+pub mod audit;
 mod engine;
 pub mod offline;
 mod opening;

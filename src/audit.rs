@@ -45,6 +45,7 @@ mod line;
 mod record;
 mod recover;
 mod segment;
+pub mod trace;
 pub mod verify;
 mod writer;
 
@@ -57,7 +58,7 @@ pub use segment::numbered;
 use self::{
     group::Group,
     key::{Keys, LineKey},
-    line::Chain,
+    line::{Chain, LINE_END},
     segment::Opened,
     verify::Trust,
     writer::Writer,
@@ -154,7 +155,11 @@ impl Audit {
         let mut opening = chain.introduction();
         opening.version = Some(env!("CARGO_PKG_VERSION").to_owned());
         recovered.tell(&mut opening);
-        let before: &[u8] = if recovered.needs_line_end { b"\n" } else { b"" };
+        let before: &[u8] = if recovered.needs_line_end {
+            LINE_END
+        } else {
+            b""
+        };
         let writer = Writer::new(group.clone(), medium, chain, clock, before, &opening);
         let watching = group.clone();
         let start = |name: &str, run: Box<dyn FnOnce() + Send>| {
@@ -245,6 +250,13 @@ impl Audit {
     pub fn last_line(&self) -> Option<impl Fn() -> u64 + Send + Sync + use<>> {
         let head = self.0.as_ref()?.group.head.subscribe();
         Some(move || head.borrow().seq)
+    }
+
+    /// In how many groups records became durable.
+    #[must_use]
+    pub fn groups(&self) -> u64 {
+        let log = self.0.as_ref();
+        log.map_or(0, |log| log.group.groups.load(Ordering::Relaxed))
     }
 
     /// A number for a call that begins on record and ends on record.

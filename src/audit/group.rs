@@ -29,6 +29,8 @@ pub(super) struct Group {
     ending: Condvar,
     /// So many records are durable.
     pub(super) durable: AtomicU64,
+    /// In so many groups they became so.
+    pub(super) groups: AtomicU64,
     /// Whether the last attempt failed, or takes too long.
     pub(super) failing: AtomicBool,
     /// The contrary of `failing`, for those who wait for a change.
@@ -78,6 +80,7 @@ impl Group {
             wanted: Condvar::new(),
             ending: Condvar::new(),
             durable: AtomicU64::new(0),
+            groups: AtomicU64::new(0),
             failing: AtomicBool::new(false),
             works: watch::Sender::new(true),
             finished: watch::Sender::new(false),
@@ -179,7 +182,9 @@ impl Group {
 
     /// For the writer: so many records are durable.
     pub(super) fn succeed(&self, end: u64) {
-        self.durable.store(end, Ordering::Release);
+        if self.durable.swap(end, Ordering::AcqRel) < end {
+            self.groups.fetch_add(1, Ordering::Relaxed);
+        }
         self.recover();
         let mut waiting = self.lock();
         let due = waiting.waiters.extract_if(.., |(place, _)| *place <= end);

@@ -26,6 +26,9 @@ use crate::hex::Hex;
 
 /// Longest line, in bytes. The longest that the broker writes has less than a third of it.
 pub(super) const LINE_BYTES_MAX: usize = 16 * 1024;
+/// What a broker puts behind a line that was cut short by a crash: so it is none even if nothing but its
+/// end is missing.
+pub(super) const LINE_END: &[u8] = b"#\n";
 /// After so many lines one is signed.
 pub(super) const CHECKPOINT_LINES: u32 = 1000;
 

@@ -106,7 +106,7 @@ pub(super) fn recover(
 
 fn look(path: &Path, trust: &Trust, anchor: Option<&Anchor>) -> io::Result<Recovered> {
     let mut verifier = Verifier::new(trust, anchor);
-    let (_, suspect) = verifier.file(path)?;
+    let (_, suspect) = verifier.read(fs::File::open(path)?)?;
     let is_ended = verifier.last_kind() == Kind::End;
     let report = verifier.report;
     let mut recovered = Recovered {

@@ -155,10 +155,8 @@ pub fn numbered(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for item in fs::read_dir(folder)? {
         let file = folder.join(item?.file_name());
-        let number = file
-            .file_stem()
-            .and_then(|stem| stem.to_str()?.rsplit('-').next()?.parse().ok());
-        if number.is_some_and(|number| file == name_of(&path_in(folder, path), number)) {
+        if first_of(&file).is_some_and(|first| file.file_name() == name_of(path, first).file_name())
+        {
             found.push(file);
         }
     }
@@ -167,8 +165,11 @@ pub fn numbered(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn path_in(folder: &Path, path: &Path) -> PathBuf {
-    folder.join(path.file_name().unwrap_or_default())
+/// The number of the first line that a file is named after.
+pub(super) fn first_of(file: &Path) -> Option<u64> {
+    let (_, number) = file.file_stem()?.to_str()?.rsplit_once('-')?;
+    let is_ours = number.len() == 20 && number.bytes().all(|byte| byte.is_ascii_digit());
+    number.parse().ok().filter(|_| is_ours)
 }
 
 /// What a file is called that is put aside.

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     fs::File,
-    io::{self, BufRead as _, BufReader, Read as _},
+    io::{self, BufRead as _, BufReader, Read},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -14,7 +14,8 @@ use serde::Deserialize;
 use super::{
     anchor::Anchor,
     key::{Keys, LineKey, PublicKey, sha256},
-    line::{Head, LINE_BYTES_MAX, Line, signature_bytes},
+    line::{Head, LINE_BYTES_MAX, LINE_END, Line, signature_bytes},
+    segment::first_of,
 };
 use crate::hex::{self, Hex};
 
@@ -148,25 +149,55 @@ pub fn files(
     trust: &Trust,
     anchor: Option<&Anchor>,
 ) -> io::Result<Result<Report, Found>> {
+    let opened = files.iter().map(|file| (file.as_path(), File::open(file)));
+    all(opened, trust, anchor)
+}
+
+/// The same of whatever can be read.
+pub(super) fn all<'p, R: Read>(
+    parts: impl ExactSizeIterator<Item = (&'p Path, io::Result<R>)>,
+    trust: &Trust,
+    anchor: Option<&Anchor>,
+) -> io::Result<Result<Report, Found>> {
     let mut verifier = Verifier::new(trust, anchor);
-    let mut last = (PathBuf::new(), 0);
-    for (number, file) in files.iter().enumerate() {
-        let (lines, suspect) = verifier.file(file)?;
+    let mut at = (PathBuf::new(), 0);
+    let count = parts.len();
+    for (number, (file, part)) in parts.enumerate() {
+        let named =
+            |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", file.display()));
+        let is_last = number + 1 == count;
+        let before = verifier.report.last.seq;
+        let read = part.and_then(|part| verifier.read(part)).map_err(named)?;
+        let (lines, suspect) = read;
+        at = (file.to_owned(), lines);
+        let found = |line, seq, fault| {
+            let file = file.to_owned();
+            Ok(Err(Found {
+                file,
+                line,
+                seq,
+                fault,
+            }))
+        };
+        let next = verifier.report.last.seq + 1;
         if let Some(suspect) = suspect {
-            let is_last = number + 1 == files.len();
             if !is_last || !verifier.is_unfinished(&suspect.bytes) {
-                return Ok(Err(Found {
-                    file: file.clone(),
-                    line: suspect.line,
-                    seq: verifier.report.last.seq + 1,
-                    fault: suspect.fault,
-                }));
+                return found(suspect.line, next, suspect.fault);
             }
             verifier.report.unfinished = true;
+        } else if !is_last && next == before + 1 {
+            return found(1, next, Fault::Changed("there is no line in it"));
         }
-        last = (file.clone(), lines);
+        let first = match before {
+            0 => verifier.report.first,
+            before => before + 1,
+        };
+        if first_of(file).is_some_and(|named| named != first && verifier.report.first != 0) {
+            let fault = Fault::Changed("its first line is not the one that it is named after");
+            return found(1, first, fault);
+        }
     }
-    let (file, line) = last;
+    let (file, line) = at;
     Ok(verifier.finish().map_err(|(seq, fault)| Found {
         file,
         line,
@@ -188,16 +219,14 @@ impl<'a> Verifier<'a> {
     }
 
     /// Takes the lines of a file, and says how many there are and where it stops being right.
-    pub(super) fn file(&mut self, file: &Path) -> io::Result<(u64, Option<Suspect>)> {
-        let named =
-            |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", file.display()));
-        let mut reader = BufReader::with_capacity(READ_BYTES, File::open(file).map_err(named)?);
+    pub(super) fn read(&mut self, file: impl Read) -> io::Result<(u64, Option<Suspect>)> {
+        let mut reader = BufReader::with_capacity(READ_BYTES, file);
         let (mut lines, mut suspect) = (0, None);
         let mut piece = Vec::with_capacity(LINE_BYTES_MAX);
         loop {
             piece.clear();
             let mut bounded = reader.by_ref().take(LINE_BYTES_MAX as u64 + 1);
-            let read = bounded.read_until(b'\n', &mut piece).map_err(named)?;
+            let read = bounded.read_until(b'\n', &mut piece)?;
             if read == 0 {
                 return Ok((lines, suspect));
             }
@@ -245,14 +274,13 @@ impl<'a> Verifier<'a> {
         else {
             return false;
         };
-        // The broker ends a line that did not end.
-        let with_end = torn.len() as u64 == length + 1 && torn.ends_with(b"\n");
-        let torn = if with_end {
-            &torn[..torn.len() - 1]
-        } else {
-            torn
+        let Some((torn, end)) = usize::try_from(length)
+            .ok()
+            .and_then(|length| torn.split_at_checked(length))
+        else {
+            return false;
         };
-        torn.len() as u64 == length && digest == Hex(&sha256(torn)).to_string()
+        [b"".as_slice(), LINE_END].contains(&end) && digest == Hex(&sha256(torn)).to_string()
     }
 
     /// Takes the next line. After a fault it has taken nothing.
@@ -287,6 +315,11 @@ impl<'a> Verifier<'a> {
         if matches!(kind, Kind::Intent | Kind::Result) {
             self.pair(text, line.seq, kind)?;
         }
+        if kind == Kind::Open {
+            // Another start counts its calls anew.
+            let left = std::mem::take(&mut self.intents);
+            self.report.open_intents.extend(left.into_values());
+        }
         if let Some((key, log)) = introduction {
             if self.report.first == 0 {
                 self.report.first = line.seq;
@@ -307,9 +340,10 @@ impl<'a> Verifier<'a> {
     fn follows(&self, line: &Line<'_>, kind: Kind, log: Option<&String>) -> Result<(), Fault> {
         let last = self.report.last;
         if self.report.first == 0 {
-            let is_first = line.seq != 1 || line.prev.iter().all(|digit| *digit == b'0');
-            let whole = is_first.then_some(());
-            return whole.ok_or(Fault::Changed("nothing can stand before the first line"));
+            let can_be = line.seq != 1 || line.prev.iter().all(|digit| *digit == b'0');
+            return can_be
+                .then_some(())
+                .ok_or(Fault::Changed("nothing can stand before the first line"));
         }
         if log.is_some_and(|log| *log != self.report.log) {
             return Err(Fault::Changed("it is of another log"));
@@ -380,7 +414,7 @@ impl<'a> Verifier<'a> {
             return Err((1, Fault::Changed("there is no line at all")));
         }
         self.report.closed = self.last_kind == Kind::Close && !self.report.unfinished;
-        self.report.open_intents = self.intents.into_values().collect();
+        self.report.open_intents.extend(self.intents.into_values());
         Ok(self.report)
     }
 
@@ -464,3 +498,37 @@ impl fmt::Display for Found {
         )
     }
 }
+
+/// Verifies bytes as a log, and as what stands behind the first line of one: nothing of it is right.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn fuzz(bytes: &[u8]) {
+    use super::line::Chain;
+    static KEYS: std::sync::LazyLock<Keys> =
+        std::sync::LazyLock::new(|| Keys::for_once().expect("random bytes"));
+    let trust = Trust::Keys(KEYS.clone());
+    let verified = |bytes: &[u8]| {
+        let parts = [(Path::new("audit.jsonl"), Ok(bytes))];
+        all(parts.into_iter(), &trust, None).expect("memory can be read")
+    };
+    assert!(verified(bytes).is_err(), "forged");
+    let mut chain = Chain::new(KEYS.present().clone(), "log".into(), Head::default());
+    let (mut log, opening) = (Vec::new(), chain.introduction());
+    chain.mark(
+        &mut log,
+        "open",
+        std::time::SystemTime::UNIX_EPOCH,
+        &opening,
+    );
+    log.extend_from_slice(bytes);
+    if let Ok(report) = verified(&log) {
+        assert_eq!(report.last, chain.head, "forged");
+    }
+    if let Some(line) = Line::parse(bytes) {
+        assert!(line.before_mac.len() < bytes.len() && line.mac.len() == 64);
+    }
+    super::trace::fuzz(bytes);
+}
+
+#[cfg(test)]
+mod tests;
