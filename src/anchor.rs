@@ -6,9 +6,8 @@
 
 use std::{
     fs,
-    io::{self, Read as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
+    io::{self, Read as _},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -16,7 +15,10 @@ use std::{
 use tokio::{task::spawn_blocking, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::vault::{ANCHOR_BYTES_MAX, Vault};
+use crate::{
+    private_file,
+    vault::{ANCHOR_BYTES_MAX, Vault},
+};
 
 /// How far the file may be behind, and how often a write that failed is tried again.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -53,7 +55,7 @@ impl AnchorFile {
     /// # Errors
     /// Those of the file system, with the file's name.
     pub fn write(&self, anchor: &str) -> io::Result<()> {
-        self.replace(anchor).map_err(|error| self.named(error))
+        private_file::replace(&self.0, anchor.as_bytes()).map_err(|error| self.named(error))
     }
 
     /// Writes down each change of a vault, until `end` and once more then.
@@ -84,23 +86,6 @@ impl AnchorFile {
             // Changes that come together are written down together.
             end.run_until_cancelled(sleep(INTERVAL)).await;
         }
-    }
-
-    fn replace(&self, anchor: &str) -> io::Result<()> {
-        let folder = match self.0.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        let mut name = self.0.clone().into_os_string();
-        name.push(".new");
-        let new = PathBuf::from(name);
-        let mut options = fs::OpenOptions::new();
-        let options = options.write(true).create(true).truncate(true).mode(0o600);
-        let mut file = options.open(&new)?;
-        file.write_all(anchor.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&new, &self.0)?;
-        fs::File::open(folder)?.sync_all()
     }
 
     fn named(&self, error: io::Error) -> io::Error {

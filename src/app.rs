@@ -43,6 +43,7 @@ use crate::{
     vault,
 };
 
+pub mod audit;
 mod engine;
 pub mod offline;
 mod opening;
@@ -53,8 +54,14 @@ use opening::{Attempt as _, Opening, Sealed, cause, keep_trying};
 /// Exit code of a configuration that cannot be used (`EX_CONFIG` of sysexits.h).
 const EXIT_CONFIG: u8 = 78;
 
-/// What the figure tells.
+/// What the figures tell.
 const SEALED: &str = "Whether every call is refused since the store is not open: 1 or 0";
+
+const AUDIT_LINE: &str = "Number of the last line of the audit log that is on the disk";
+const AUDIT_DAMAGED: &str =
+    "Whether something was wrong with the audit log when the broker started: 1 or 0";
+const AUDIT_FAILING: &str =
+    "Whether calls are refused since the audit log cannot be written: 1 or 0";
 
 /// A broker that serves.
 #[derive(Debug)]
@@ -68,6 +75,7 @@ pub struct Broker {
     /// Why it was sealed when it started, if it was. It opens by itself where that can be.
     pub sealed: Option<Error>,
     health: Option<Health>,
+    audit: Audit,
     cores: Cores,
     /// Stops the listeners and lets calls finish.
     stop: CancellationToken,
@@ -127,13 +135,14 @@ impl Broker {
         let metrics = Arc::new(Metrics::new());
         let upstream = Upstream::new(config, clock, &metrics)?;
         let listeners = Listeners::bind(&config.server.listen, config.server.threads())?;
-        let audit = open_audit(config)?;
+        let audit = open_audit(config, clock)?;
         let (end, tasks) = (CancellationToken::new(), TaskTracker::new());
         // Ends, too, where the broker is dropped without being stopped.
         let stop = end.child_token();
         // Whatever was started ends if what follows fails.
         let end_guard = end.clone().drop_guard();
         let (health, health_address) = start_health(config, &tasks, &end).await?;
+        follow_audit(&audit, health.as_ref(), &metrics, &tasks, &end);
         let metrics_address = start_metrics(config, &metrics, &tasks, &end).await?;
         let records = Records::start(audit.clone(), clock, &tasks, &end);
         let limits = &config.server.limits;
@@ -164,7 +173,7 @@ impl Broker {
             upstream,
             records,
             deliveries,
-            audit,
+            audit: audit.clone(),
             metrics,
             tasks: tasks.clone(),
             stop: stop.clone(),
@@ -183,6 +192,7 @@ impl Broker {
             metrics_address,
             sealed,
             health,
+            audit,
             cores,
             stop,
             end: end_guard,
@@ -198,7 +208,7 @@ impl Broker {
     /// [`Error::Serving`] if a thread that served had panicked.
     pub async fn stop(mut self) -> Result<(), Error> {
         if let Some(health) = &self.health {
-            health.set_ready(false).await;
+            health.set_stopping().await;
         }
         self.stop.cancel();
         // A peer may never answer; the time limit is ours.
@@ -207,7 +217,9 @@ impl Broker {
         drop(self.end);
         self.tasks.close();
         let finished = timeout_at(deadline, self.tasks.wait()).await;
-        if served.is_err() || finished.is_err() {
+        // Nobody records any more.
+        let recorded = timeout_at(deadline, self.audit.close()).await;
+        if served.is_err() || finished.is_err() || recorded.is_err() {
             tracing::warn!("stopped before everything had finished");
         }
         let joined = self.cores.join().await;
@@ -232,14 +244,51 @@ fn server_tls(config: &Config) -> Result<Option<Arc<rustls::ServerConfig>>, Erro
     Ok(Some(tls::server_config(tls, client_ca)?))
 }
 
-fn open_audit(config: &Config) -> Result<Audit, Error> {
-    let Some(file) = &config.audit.file else {
+fn open_audit(config: &Config, clock: Clock) -> Result<Audit, Error> {
+    if config.audit.file.is_none() {
         tracing::warn!(
             "NO AUDIT LOG: nothing will tell who was given which token; set audit.file in the configuration"
         );
         return Ok(Audit::off());
+    }
+    Ok(Audit::open(&config.audit, clock)?)
+}
+
+/// Has readiness and a figure tell whether the audit log can be written.
+fn follow_audit(
+    audit: &Audit,
+    health: Option<&Health>,
+    metrics: &Metrics,
+    tasks: &TaskTracker,
+    end: &CancellationToken,
+) {
+    let (Some(works), Some(last_line)) = (audit.works(), audit.last_line()) else {
+        return;
     };
-    Ok(Audit::open(file)?)
+    metrics.gauge("audit_line", AUDIT_LINE, move || {
+        usize::try_from(last_line()).unwrap_or(usize::MAX)
+    });
+    let damaged = audit.is_damaged();
+    metrics.gauge("audit_damaged", AUDIT_DAMAGED, move || damaged.into());
+    let (anchored, ending) = (audit.clone(), end.clone());
+    tasks.spawn(async move { ending.run_until_cancelled(anchored.follow()).await });
+    let failing = works.clone();
+    metrics.gauge("audit_failing", AUDIT_FAILING, move || {
+        (!*failing.borrow()).into()
+    });
+    if let Some(health) = health.cloned() {
+        let (mut works, end) = (works, end.clone());
+        let following = async move {
+            loop {
+                let recording = *works.borrow_and_update();
+                health.set_recording(recording).await;
+                if works.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        tasks.spawn(async move { end.run_until_cancelled(following).await });
+    }
 }
 
 async fn start_metrics(

@@ -1,49 +1,84 @@
 //! The audit log: who was given which token or refused one, and what operators changed. One JSON
 //! object a line, never a secret, never a token.
 //!
-//! # No answer leaves before its record is written
+//! # No answer leaves before its record is durable
 //!
 //! A call puts its record into memory ([`Audit::record`]) and learns its place in the log. Before a
-//! connection sends bytes that may hold the answer, it has the log written up to that place
-//! ([`Audit::written_up_to`]): one `write(2)` for all lines that have come together so far, whichever
-//! connection they are of. Under load, lines are written in groups as large as the groups of answers,
-//! and nothing has to be handed to another thread and back, which for one caller at a time costs
-//! more than the write.
+//! connection sends bytes that may hold the answer, it waits until the log is durable up to that place
+//! ([`Audit::poll_durable`]). One thread writes: it takes all lines that have come together, whichever
+//! connection they are of, and makes them durable with one `write(2)` and one `fdatasync(2)`. What
+//! comes meanwhile is the next group, so that groups grow with the load. Nobody's thread is blocked:
+//! a connection that waits is woken, and one whose record is durable, as that of each token that is
+//! handed out again, learns so by one load.
 //!
-//! A line that cannot be written stays in memory and is tried again with the next call; the answers
-//! that wait for it never leave, since their connections break. Until it is written, every further
-//! call is refused. So nothing is dropped, and memory is bounded ([`BACKLOG_BYTES_MAX`]).
+//! A line that cannot be made durable stays in memory and is tried again ([`RETRY`]); the answers that
+//! wait for it never leave, since their connections break. Until it is durable, and while the disk has
+//! not answered for [`STALL_MAX`], every further call is refused. So nothing is dropped, and memory is
+//! bounded ([`BACKLOG_BYTES_MAX`]).
 //!
-//! The file belongs to the system's page cache once written: a power cut may take the last lines.
-//! A write that hangs holds the calls of its thread, for as long as it hangs: late, but never unrecorded.
+//! # No line is changed, added or taken away unseen
+//!
+//! Each line names the hash of the one before and has a MAC ([`key`]); now and then one is signed.
+//! The last line's hash is kept outside as well ([`Anchor`]), against cutting off the end. [`verify`]
+//! looks through the files. What a crash has cut short stays where it is, and the next line says so.
 
 use std::{
     fmt,
-    fs::OpenOptions,
-    io::{self, ErrorKind, Write},
-    mem::swap,
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
-    path::Path,
+    future::poll_fn,
+    io,
+    path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc,
+        atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll},
+    thread,
+    time::Duration,
 };
 
+use tokio::{sync::watch, task::spawn_blocking, time::sleep};
+
+mod anchor;
+mod group;
+pub mod key;
+mod line;
 mod record;
+mod recover;
+mod segment;
+pub mod trace;
+pub mod verify;
+mod writer;
 
-pub use record::{Outcome, Record, TokenRecord};
+pub use anchor::Anchor;
+pub use group::Watcher;
+pub use line::Head;
+pub use record::{Kind, Outcome, Record, TokenRecord};
+pub use segment::numbered;
 
-/// Lines in memory that are not written yet, in bytes: some ten thousand.
+use self::{
+    group::Group,
+    key::{Keys, LineKey},
+    line::{Chain, LINE_END},
+    segment::Opened,
+    verify::Trust,
+    writer::Writer,
+};
+use crate::{clock::Clock, config::AuditConfig};
+
+/// Lines in memory that no write has taken up yet, in bytes: some ten thousand.
 pub const BACKLOG_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Permission bits that would let somebody else read or change the file.
-const FORBIDDEN_MODE: u32 = 0o077;
+/// How long the disk may take for a group before calls are refused.
+pub const STALL_MAX: Duration = Duration::from_secs(2);
+/// How often lines that could not be made durable are tried again.
+pub const RETRY: Duration = Duration::from_millis(500);
+/// How far the anchor may be behind, and how often a write of it that failed is tried again.
+const ANCHOR_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where records go. Cheap to clone; all clones are one log.
 #[derive(Clone, Debug)]
 pub struct Audit(Option<Arc<Log>>);
 
-/// A place in the log: up to here it must be written before an answer leaves.
+/// A place in the log: up to here it must be durable before an answer leaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place(u64);
 
@@ -52,32 +87,15 @@ pub struct Place(u64);
 #[error("the audit log cannot be written")]
 pub struct Unavailable;
 
-#[derive(Debug)]
 struct Log {
-    /// Lines that no write has taken up yet. Held for a copy only.
-    waiting: Mutex<Waiting>,
-    /// Held during the write.
-    writer: Mutex<Writer>,
-    /// Where the written part ends.
-    written: AtomicU64,
-    /// Whether the last write failed.
-    failing: AtomicBool,
-}
-
-#[derive(Debug, Default)]
-struct Waiting {
-    lines: Vec<u8>,
-    /// The place after the last line.
-    end: u64,
-}
-
-struct Writer {
-    file: Box<dyn Write + Send>,
-    /// What is being written, and how much of it is.
-    lines: Vec<u8>,
-    done: usize,
-    /// The place after the last of these lines.
-    end: u64,
+    group: Arc<Group>,
+    /// The number of the next call that begins on record.
+    calls: AtomicU64,
+    /// The id of the log.
+    log: String,
+    damaged: bool,
+    /// Where its anchor is kept, and what signs it.
+    anchored: Option<(PathBuf, Arc<LineKey>)>,
 }
 
 impl Audit {
@@ -87,50 +105,82 @@ impl Audit {
         Self(None)
     }
 
-    /// Appends to a file, which is made for its owner alone if it is not there. May also be a device
-    /// or a pipe, as `/dev/stdout`.
+    /// Appends to the file of a configuration, or is [`Self::off`] if there is none. The file is made for
+    /// its owner alone if it is not there; it may also be a device or a pipe, as `/dev/stdout`, where a
+    /// log begins anew each time. What was there before is verified.
     ///
     /// # Errors
-    /// Those of the file system, with the file's name, and an existing file that others can access.
-    pub fn open(file: &Path) -> io::Result<Self> {
-        let named = |error: io::Error| {
+    /// Those of the file system, with the file's name; a file that others can access, or that another
+    /// process writes to; a key that is missing. A log that is damaged is no error: a further file goes
+    /// on behind it and says so ([`Self::is_damaged`]).
+    pub fn open(config: &AuditConfig, clock: Clock) -> io::Result<Self> {
+        let Some(file) = &config.file else {
+            return Ok(Self::off());
+        };
+        let is_regular = segment::is_regular(file);
+        let keys = keys(config, is_regular)?;
+        let key = keys.present().clone();
+        let trust = Trust::Keys(keys);
+        let anchor_file = config.anchor_file().filter(|_| is_regular);
+        let anchor = anchor_file
+            .as_deref()
+            .map(|file| Anchor::read(file, &trust));
+        let anchor = anchor.transpose()?.flatten();
+        let opened = segment::open(file, config, &trust, anchor.as_ref()).map_err(|error| {
             io::Error::new(
                 error.kind(),
                 format!("audit file {}: {error}", file.display()),
             )
-        };
-        let mut options = OpenOptions::new();
-        options.append(true).create(true).mode(0o600);
-        let open = options.open(file).map_err(named)?;
-        let metadata = open.metadata().map_err(named)?;
-        if metadata.is_file() && metadata.mode() & FORBIDDEN_MODE != 0 {
-            return Err(named(io::Error::other(format!(
-                "its mode {:04o} lets others at it; run `chmod 0600` on it",
-                metadata.mode() & 0o7777
-            ))));
+        })?;
+        if let Some(damage) = &opened.recovered.damage {
+            tracing::error!(
+                damage,
+                "THE AUDIT LOG IS DAMAGED: a further file goes on behind it; keep what is there, and look at it with `kodo-broker audit verify`"
+            );
         }
-        Ok(Self::to(Box::new(open)))
+        let anchored = anchor_file.map(|file| (file, key.clone()));
+        Self::to(opened, key, anchored, clock, STALL_MAX)
     }
 
-    fn to(file: Box<dyn Write + Send>) -> Self {
-        Self(Some(Arc::new(Log {
-            waiting: Mutex::default(),
-            writer: Mutex::new(Writer {
-                file,
-                lines: Vec::new(),
-                done: 0,
-                end: 0,
-            }),
-            written: AtomicU64::new(0),
-            failing: AtomicBool::new(false),
-        })))
+    fn to(
+        opened: Opened,
+        key: Arc<LineKey>,
+        anchored: Option<(PathBuf, Arc<LineKey>)>,
+        clock: Clock,
+        stall_max: Duration,
+    ) -> io::Result<Self> {
+        let Opened { medium, recovered } = opened;
+        let group = Arc::new(Group::new());
+        let chain = Chain::new(key, recovered.log.clone(), recovered.head);
+        let mut opening = chain.introduction();
+        opening.version = Some(env!("CARGO_PKG_VERSION").to_owned());
+        recovered.tell(&mut opening);
+        let before: &[u8] = if recovered.needs_line_end {
+            LINE_END
+        } else {
+            b""
+        };
+        let writer = Writer::new(group.clone(), medium, chain, clock, before, &opening);
+        let watching = group.clone();
+        let start = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            thread::Builder::new().name(name.to_owned()).spawn(run)
+        };
+        start("audit", Box::new(move || writer.run()))?;
+        start("audit-watch", Box::new(move || watching.watch(stall_max)))?;
+        Ok(Self(Some(Arc::new(Log {
+            group,
+            calls: AtomicU64::new(1),
+            log: recovered.log,
+            damaged: recovered.damage.is_some(),
+            anchored,
+        }))))
     }
 
-    /// Takes a record down. What it is about must not leave before [`Self::written_up_to`] its place.
+    /// Takes a record down. What it is about must not leave before the log is durable up to its place.
     ///
     /// # Errors
     /// [`Unavailable`] while the log cannot be written: then nothing is recorded, and nothing may
-    /// happen. Each call tries again.
+    /// happen.
     pub fn record(&self, record: &Record<'_>) -> Result<Place, Unavailable> {
         let Some(log) = &self.0 else {
             return Ok(Place::default());
@@ -141,36 +191,152 @@ impl Audit {
         // Only a type that cannot be JSON fails, or one that refuses by itself; there is none in it.
         serde_json::to_writer(&mut line, record).map_err(|_| Unavailable)?;
         line.push(b'\n');
-        if let Some(place) = log.append(&line) {
-            return Ok(place);
-        }
-        log.write().map_err(|_| Unavailable)?;
-        log.append(&line).ok_or(Unavailable)
+        log.group.append(&line).map(Place).ok_or(Unavailable)
     }
 
-    /// Whether what happens can be recorded: asked where that may be put off. While the log cannot be
-    /// written, each call tries again.
+    /// Whether what happens can be recorded: asked where that may be put off.
     ///
     /// # Errors
     /// [`Unavailable`] while it cannot be.
     pub fn check(&self) -> Result<(), Unavailable> {
         match &self.0 {
-            Some(log) if log.failing.load(Ordering::Acquire) => {
-                log.write().map_err(|_| Unavailable)
-            }
+            Some(log) if log.group.failing.load(Ordering::Acquire) => Err(Unavailable),
             _ => Ok(()),
         }
     }
 
-    /// Has the log written up to a place, if it is not yet.
+    /// Waits until the log is durable up to a place. Whoever waits is woken then, or when that has
+    /// failed.
     ///
     /// # Errors
-    /// Those of the write. The lines stay, and are tried again.
-    pub fn written_up_to(&self, place: Place) -> io::Result<()> {
+    /// [`Unavailable`] if it cannot be written. The lines stay, and are tried again.
+    pub fn poll_durable(
+        &self,
+        place: Place,
+        watcher: &Watcher,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Unavailable>> {
         match &self.0 {
-            Some(log) if log.written.load(Ordering::Acquire) < place.0 => log.write(),
-            _ => Ok(()),
+            Some(log) if log.group.durable.load(Ordering::Acquire) < place.0 => {
+                log.group.poll_durable(place.0, watcher, cx)
+            }
+            _ => Poll::Ready(Ok(())),
         }
+    }
+
+    /// As [`Self::poll_durable`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn durable(&self, place: Place) -> Result<(), Unavailable> {
+        let watcher = Watcher::default();
+        poll_fn(|cx| self.poll_durable(place, &watcher, cx)).await
+    }
+
+    /// Whether records can be written, and each change of that. `None` if there is nothing to write.
+    #[must_use]
+    pub fn works(&self) -> Option<watch::Receiver<bool>> {
+        self.0.as_ref().map(|log| log.group.works.subscribe())
+    }
+
+    /// Whether something was wrong with what was there when the log was opened.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.0.as_ref().is_some_and(|log| log.damaged)
+    }
+
+    /// The number of the last line that is durable. `None` if there is nothing to write.
+    #[must_use]
+    pub fn last_line(&self) -> Option<impl Fn() -> u64 + Send + Sync + use<>> {
+        let head = self.0.as_ref()?.group.head.subscribe();
+        Some(move || head.borrow().seq)
+    }
+
+    /// In how many groups records became durable.
+    #[must_use]
+    pub fn groups(&self) -> u64 {
+        let log = self.0.as_ref();
+        log.map_or(0, |log| log.group.groups.load(Ordering::Relaxed))
+    }
+
+    /// A number for a call that begins on record and ends on record.
+    #[must_use]
+    pub fn next_call(&self) -> u64 {
+        match &self.0 {
+            Some(log) => log.calls.fetch_add(1, Ordering::Relaxed),
+            None => 0,
+        }
+    }
+
+    /// Has the anchor follow the log, for ever.
+    pub async fn follow(&self) {
+        let Some(log) = &self.0 else { return };
+        let mut head = log.group.head.subscribe();
+        let mut failing = false;
+        loop {
+            if !failing && head.changed().await.is_err() {
+                return;
+            }
+            head.mark_unchanged();
+            failing = log.clone().anchor().await.is_err();
+            // Lines that come together are anchored together.
+            sleep(ANCHOR_INTERVAL).await;
+        }
+    }
+
+    /// Ends the log, which takes no more records, and waits until what is left is written or was in vain.
+    pub async fn close(&self) {
+        let Some(log) = &self.0 else { return };
+        log.group.end();
+        // The sender is held here.
+        let _ = log.group.finished.subscribe().wait_for(|is| *is).await;
+        let _ = log.clone().anchor().await;
+    }
+}
+
+impl Log {
+    /// Writes the anchor anew.
+    async fn anchor(self: Arc<Self>) -> io::Result<()> {
+        let written = spawn_blocking(move || {
+            let Some((file, key)) = &self.anchored else {
+                return Ok(());
+            };
+            let head = *self.group.head.borrow();
+            let log = self.log.clone();
+            Anchor { log, head }.write(file, key)
+        });
+        let written = written
+            .await
+            .map_err(io::Error::other)
+            .and_then(|written| written);
+        if let Err(error) = &written {
+            tracing::error!(%error, "the anchor of the audit log cannot be written: it would not be noticed if the end of the log were cut off");
+        }
+        written
+    }
+}
+
+/// The keys of a configuration. Where it names no file, one is made beside the log with its first line.
+fn keys(config: &AuditConfig, is_regular: bool) -> io::Result<Keys> {
+    match (&config.key_file, config.own_key_file()) {
+        (Some(file), _) => Keys::read(file),
+        (None, Some(file)) if is_regular => {
+            if !file.exists() {
+                Keys::make(&file)?;
+                tracing::warn!(
+                    file = %file.display(),
+                    "the audit log has its key beside it, where whoever can change the one can read the other: set audit.key_file"
+                );
+            }
+            Keys::read(&file)
+        }
+        _ => Keys::for_once(),
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.group.end();
     }
 }
 
@@ -188,75 +354,11 @@ impl Place {
     }
 }
 
-impl Log {
-    /// Adds a line, if there is room for it.
-    fn append(&self, line: &[u8]) -> Option<Place> {
-        let mut waiting = lock(&self.waiting);
-        if waiting.lines.len() + line.len() > BACKLOG_BYTES_MAX {
-            return None;
-        }
-        waiting.lines.extend_from_slice(line);
-        waiting.end += line.len() as u64;
-        Some(Place(waiting.end))
-    }
-
-    /// Writes everything that waits.
-    fn write(&self) -> io::Result<()> {
-        let mut writer = lock(&self.writer);
-        // What an earlier write left over comes first.
-        let mut outcome = writer.write_lines();
-        if outcome.is_ok() {
-            let mut waiting = lock(&self.waiting);
-            swap(&mut writer.lines, &mut waiting.lines);
-            writer.end = waiting.end;
-            drop(waiting);
-            outcome = writer.write_lines();
-        }
-        let failed = outcome.is_err();
-        if !failed {
-            self.written.store(writer.end, Ordering::Release);
-        }
-        if self.failing.swap(failed, Ordering::AcqRel) != failed {
-            match &outcome {
-                Err(error) => {
-                    tracing::error!(%error, "the audit log cannot be written: all calls are refused")
-                }
-                Ok(()) => tracing::warn!("the audit log is written again"),
-            }
-        }
-        outcome
-    }
-}
-
-impl Writer {
-    /// Writes what is left of the lines. Goes on in the middle of one where a write was cut short.
-    fn write_lines(&mut self) -> io::Result<()> {
-        while self.done < self.lines.len() {
-            match self.file.write(&self.lines[self.done..]) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(count) => self.done += count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        self.lines.clear();
-        self.done = 0;
-        Ok(())
-    }
-}
-
-impl fmt::Debug for Writer {
+impl fmt::Debug for Log {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Writer")
-            .field("end", &self.end)
-            .finish_non_exhaustive()
+        f.debug_struct("Log").finish_non_exhaustive()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing that can panic happens under the locks.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

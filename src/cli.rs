@@ -3,6 +3,8 @@
 //! One file per group of commands. Nothing here prints by itself: output goes to the [`Console`]
 //! that the caller hands in. Secrets come from files or standard input, never from a flag.
 
+#[cfg(feature = "server")]
+mod audit;
 mod console;
 mod credential;
 mod error;
@@ -22,7 +24,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use self::error::Error;
 #[cfg(feature = "server")]
-pub use self::store::OfflineCommand;
+pub use self::{
+    audit::{AuditCommand, HandOutView},
+    store::OfflineCommand,
+};
 pub use self::{
     console::Console, organization::OrganizationCommand, store::StoreCommand, token::TokenCommand,
 };
@@ -38,6 +43,10 @@ Exit codes:
    4  no such organization, or not visible to this caller
    5  this caller is not allowed to do that
    6  the tenant's administrator must act first
+  10  the audit log was changed
+  11  the end of the audit log is missing
+  12  lines of the audit log are missing, or there twice
+  13  the audit log was written under another key
   75  try again later
   78  wrong configuration";
 
@@ -116,6 +125,10 @@ pub enum Command {
         #[arg(long, default_value = "readiness")]
         service: String,
     },
+    /// Verify the audit log, and ask it who was given what.
+    #[cfg(feature = "server")]
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// What is done by calling a broker.
     #[command(flatten)]
     Remote(RemoteCommand),
@@ -137,9 +150,34 @@ pub enum RemoteCommand {
     Whoami,
 }
 
+/// A point in time as it is shown.
+#[cfg(feature = "server")]
+#[must_use]
+pub fn time(time: std::time::SystemTime) -> String {
+    value::show_system_time(time)
+}
+
+/// Shows what an audit log told, and returns the exit code that `--help` explains.
+#[cfg(feature = "server")]
+pub fn show_hand_outs(
+    options: &Options,
+    hand_outs: Result<Vec<HandOutView>, std::io::Error>,
+    console: &mut Console<'_>,
+) -> ExitCode {
+    let shown = hand_outs
+        .map_err(|error| Error::input(error.to_string()))
+        .and_then(|hand_outs| audit::show(options, &hand_outs, console));
+    ended(options, shown.or_else(Error::unless_pipe_closed), console)
+}
+
 /// Runs a command that calls a broker, and returns the exit code that `--help` explains.
 pub fn run(options: &Options, command: RemoteCommand, console: &mut Console<'_>) -> ExitCode {
-    let Err(error) = execute(options, command, console) else {
+    let done = execute(options, command, console);
+    ended(options, done, console)
+}
+
+fn ended(options: &Options, done: Result<(), Error>, console: &mut Console<'_>) -> ExitCode {
+    let Err(error) = done else {
         return ExitCode::SUCCESS;
     };
     // With standard error gone too, the exit code is all that is left to tell.

@@ -9,11 +9,13 @@ use std::{
 
 use serde::Deserialize;
 
+mod audit;
 mod entra;
 mod identity;
 mod kek;
 mod server;
 
+pub use audit::{AuditConfig, Durability};
 pub use entra::EntraConfig;
 pub use identity::{IdentityConfig, IdentityMode, TrustedProxy};
 pub use kek::{KekConfig, KubernetesConfig, TransitConfig, WrapWith};
@@ -83,14 +85,6 @@ pub struct TokensConfig {
     pub slots_max: NonZeroU32,
     /// Streams of tokens at a time.
     pub streams_max: NonZeroU32,
-}
-
-/// `[audit]`.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct AuditConfig {
-    /// The file, or no record at all.
-    pub file: Option<PathBuf>,
 }
 
 /// `[log]`.

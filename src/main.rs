@@ -6,8 +6,13 @@ use clap::Parser as _;
 use kodo_broker::cli::{self, Cli, Command, Console};
 #[cfg(feature = "server")]
 use kodo_broker::{
-    app::offline::{self, Task},
-    cli::{OfflineCommand, Output, RemoteCommand, StoreCommand},
+    app::{
+        audit,
+        offline::{self, Task},
+    },
+    cli::{
+        AuditCommand, HandOutView, OfflineCommand, Options, Output, RemoteCommand, StoreCommand,
+    },
     lockdown::Guards,
 };
 
@@ -48,6 +53,8 @@ fn main() -> ExitCode {
             };
             offline::command(&config, &task, options.output == Output::Json)
         }
+        #[cfg(feature = "server")]
+        Command::Audit(command) => of_audit(&options, command),
         #[cfg(feature = "simulator")]
         Command::Dev { listen, data_dir } => {
             // Not locked: the broker logs to standard error meanwhile.
@@ -66,5 +73,60 @@ fn main() -> ExitCode {
             };
             cli::run(&options, command, &mut console)
         }
+    }
+}
+
+#[cfg(feature = "server")]
+fn of_audit(options: &Options, command: AuditCommand) -> ExitCode {
+    let json = options.output == Output::Json;
+    let hand_outs = match command {
+        AuditCommand::Verify {
+            files,
+            anchor,
+            key_file,
+            public_key,
+        } => {
+            let task = audit::Task::Verify {
+                files,
+                anchor,
+                key_file,
+                public_keys: public_key,
+            };
+            return audit::command(&task, json);
+        }
+        AuditCommand::NewKey { file } => {
+            return audit::command(&audit::Task::NewKey { file }, json);
+        }
+        AuditCommand::PublicKey { file } => {
+            return audit::command(&audit::Task::PublicKey { file }, json);
+        }
+        AuditCommand::Trace { fingerprint, files } => audit::trace(&files, &fingerprint),
+        AuditCommand::Exposure {
+            organization,
+            files,
+        } => audit::exposure(&files, &organization),
+    };
+    let mut console = Console {
+        input: &mut io::stdin().lock(),
+        out: &mut io::stdout().lock(),
+        err: &mut io::stderr().lock(),
+    };
+    let shown = hand_outs.map(|found| found.into_iter().map(view).collect());
+    cli::show_hand_outs(options, shown, &mut console)
+}
+
+#[cfg(feature = "server")]
+fn view(hand_out: audit::HandOut) -> HandOutView {
+    HandOutView {
+        first_time: cli::time(hand_out.first_time),
+        last_time: cli::time(hand_out.last_time),
+        expire_time: cli::time(hand_out.expire_time),
+        caller: hand_out.caller,
+        organization_id: hand_out.organization_id,
+        resource: hand_out.resource,
+        sharepoint_host: hand_out.sharepoint_host,
+        fingerprint: hand_out.fingerprint,
+        credential_version: hand_out.credential_version,
+        times: hand_out.times,
     }
 }

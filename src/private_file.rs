@@ -1,10 +1,10 @@
-//! Reads files that hold a key: small, and closed to everybody else.
+//! Reads files that hold a key, and replaces files: small, and closed to everybody else.
 
 use std::{
     fs,
-    io::{self, Read as _},
-    os::unix::fs::MetadataExt as _,
-    path::Path,
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
 };
 
 use zeroize::Zeroizing;
@@ -28,6 +28,36 @@ pub(crate) fn read(file: &Path, bytes_max: usize) -> io::Result<Zeroizing<Vec<u8
 /// As [`read`].
 pub(crate) fn read_shared(file: &Path, bytes_max: usize) -> io::Result<Zeroizing<Vec<u8>>> {
     read_closed_to(0, file, bytes_max)
+}
+
+/// Puts a file in the place of the one that is there, for its owner alone. A power cut leaves one of the
+/// two.
+///
+/// # Errors
+/// Those of the file system.
+pub(crate) fn replace(file: &Path, content: &[u8]) -> io::Result<()> {
+    let mut name = file.to_owned().into_os_string();
+    name.push(".new");
+    let new = PathBuf::from(name);
+    let mut options = fs::OpenOptions::new();
+    let options = options.write(true).create(true).truncate(true).mode(0o600);
+    let mut open = options.open(&new)?;
+    open.write_all(content)?;
+    open.sync_all()?;
+    fs::rename(&new, file)?;
+    sync_folder_of(file)
+}
+
+/// Has the disk know which files are in a file's folder.
+///
+/// # Errors
+/// Those of the file system.
+pub(crate) fn sync_folder_of(file: &Path) -> io::Result<()> {
+    let folder = match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    fs::File::open(folder)?.sync_all()
 }
 
 fn read_closed_to(

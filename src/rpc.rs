@@ -4,7 +4,7 @@ use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper::HeaderMap;
 use spiffe::SpiffeId;
-use tokio::{net::TcpListener, time::timeout};
+use tokio::{net::TcpListener, sync::Mutex, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Status, service::Routes, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -129,7 +129,20 @@ fn routes(
 
 /// Tells probes how the broker is, without TLS, on a port of its own.
 #[derive(Clone, Debug)]
-pub struct Health(HealthReporter);
+pub struct Health {
+    reporter: HealthReporter,
+    /// Held while it is told, so that what is told last is how it is.
+    state: Arc<Mutex<State>>,
+}
+
+/// What readiness takes.
+#[derive(Debug)]
+struct State {
+    unsealed: bool,
+    /// Whether the audit log can be written.
+    recording: bool,
+    stopping: bool,
+}
 
 impl Health {
     /// Serves `grpc.health.v1` until `stop`, and nothing else. Alive, but not ready yet.
@@ -145,16 +158,16 @@ impl Health {
         impl Future<Output = Result<(), tonic::transport::Error>> + use<>,
     )> {
         let (reporter, service) = tonic_health::server::health_reporter();
-        let health = Self(reporter);
-        health
-            .0
-            .set_service_status(LIVENESS, ServingStatus::Serving)
-            .await;
-        health.set_ready(false).await;
-        health
-            .0
-            .set_service_status(UNSEALED, ServingStatus::NotServing)
-            .await;
+        let health = Self {
+            reporter,
+            state: Arc::new(Mutex::new(State {
+                unsealed: false,
+                recording: true,
+                stopping: false,
+            })),
+        };
+        health.tell(LIVENESS, true).await;
+        health.change(|_| {}).await;
         let connections = listener::accept_plain(listener, PROBES_MAX, tasks, stop.clone());
         let serving = Server::builder()
             .max_concurrent_streams(16)
@@ -166,23 +179,37 @@ impl Health {
         Ok((health, serving))
     }
 
-    /// Says that the broker is sealed no more, and ready.
+    /// Says that the broker is sealed no more.
     pub async fn set_unsealed(&self) {
-        self.0
-            .set_service_status(UNSEALED, ServingStatus::Serving)
-            .await;
-        self.set_ready(true).await;
+        self.change(|state| state.unsealed = true).await;
     }
 
-    /// Says whether calls are served.
-    pub async fn set_ready(&self, ready: bool) {
-        let status = if ready {
+    /// Says whether the audit log can be written.
+    pub async fn set_recording(&self, recording: bool) {
+        self.change(|state| state.recording = recording).await;
+    }
+
+    /// Says that the broker stops.
+    pub async fn set_stopping(&self) {
+        self.change(|state| state.stopping = true).await;
+    }
+
+    async fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state.lock().await;
+        change(&mut state);
+        let ready = state.unsealed && state.recording && !state.stopping;
+        self.tell(UNSEALED, state.unsealed).await;
+        self.tell(READINESS, ready).await;
+        self.tell("", ready).await;
+    }
+
+    async fn tell(&self, service: &str, serving: bool) {
+        let status = if serving {
             ServingStatus::Serving
         } else {
             ServingStatus::NotServing
         };
-        self.0.set_service_status(READINESS, status).await;
-        self.0.set_service_status("", status).await;
+        self.reporter.set_service_status(service, status).await;
     }
 }
 

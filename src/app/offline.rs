@@ -8,10 +8,10 @@ use std::{
 
 use serde::Serialize;
 
-use super::{Error, exit_code, open_audit};
+use super::{Error, exit_code};
 use crate::{
     anchor::AnchorFile,
-    audit::{Outcome, Record},
+    audit::{Audit, Kind, Outcome, Record},
     clock::Clock,
     config::Config,
     kek,
@@ -110,7 +110,7 @@ async fn run(config: &Config, task: &Task) -> Result<Report, Error> {
             report.older = checked.err().map(|error| error.to_string());
         }
         Task::AcceptRollback { reason } => {
-            record(config, reason)?;
+            record(config, reason).await?;
             let accepted = vault.accept(anchor.as_deref()).await?;
             file.write(&vault.anchor())?;
             report.change = accepted.now;
@@ -144,29 +144,33 @@ async fn look(vault: &Vault) -> Result<Report, Error> {
 }
 
 /// On record before it is done: whoever asks later why revoked organizations are back finds it.
-fn record(config: &Config, reason: &str) -> Result<(), Error> {
+async fn record(config: &Config, reason: &str) -> Result<(), Error> {
     let reason = reason.trim();
     if reason.is_empty() || reason.len() > REASON_BYTES_MAX {
         return Err(Error::Io(io::Error::other(format!(
             "--reason must have 1 to {REASON_BYTES_MAX} bytes"
         ))));
     }
-    let audit = open_audit(config)?;
+    let audit = Audit::open(&config.audit.offline(), Clock::system())?;
     let place = audit
         .record(&Record {
+            kind: Kind::Call,
             time: Clock::system().now(),
             rpc: "AcceptRollback",
             caller: CALLER,
             organization: "",
             resource: None,
             sharepoint_host: None,
+            call: None,
             outcome: Outcome::Done,
             reason: Some(reason),
             again: None,
             token: None,
         })
         .map_err(io::Error::other)?;
-    Ok(audit.written_up_to(place)?)
+    audit.durable(place).await.map_err(io::Error::other)?;
+    audit.close().await;
+    Ok(())
 }
 
 fn print(report: &Report, task: &Task, json: bool) -> io::Result<()> {

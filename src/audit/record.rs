@@ -10,6 +10,8 @@ use crate::hex::Hex;
 /// One call of somebody whose identity is known.
 #[derive(Debug, Serialize)]
 pub struct Record<'a> {
+    /// What it tells.
+    pub kind: Kind,
     /// When it was answered.
     #[serde(serialize_with = "timestamp")]
     pub time: SystemTime,
@@ -26,7 +28,11 @@ pub struct Record<'a> {
     /// The SharePoint host that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sharepoint_host: Option<&'a str>,
+    /// The number of a call that has an intent and a result, among those since the log was opened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub call: Option<u64>,
     /// What came of it.
+    #[serde(skip_serializing_if = "Outcome::is_open")]
     pub outcome: Outcome,
     /// Why it was done, in the words of whoever did it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -39,9 +45,23 @@ pub struct Record<'a> {
     pub token: Option<TokenRecord<'a>>,
 }
 
+/// What a record tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// What came of a call.
+    Call,
+    /// A call begins that changes something, or lets much out.
+    Intent,
+    /// What came of it.
+    Result,
+}
+
 /// What came of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
+    /// Nothing yet.
+    Open,
     /// It was done.
     Done,
     /// It was refused, or failed, for a reason of the contract.
@@ -62,10 +82,15 @@ pub struct TokenRecord<'a> {
 }
 
 impl Outcome {
-    /// The word for it: `OK`, or the reason.
+    fn is_open(&self) -> bool {
+        *self == Self::Open
+    }
+
+    /// The word for it: `OK`, or the reason; none if there is no outcome yet.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Open => "",
             Self::Done => "OK",
             Self::Refused(reason) => reason,
         }
@@ -79,7 +104,10 @@ impl Serialize for Outcome {
 }
 
 /// As in protobuf's JSON: RFC 3339 in UTC.
-fn timestamp<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn timestamp<S: Serializer>(
+    time: &SystemTime,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&Timestamp::from(*time))
 }
 

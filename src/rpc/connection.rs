@@ -11,6 +11,7 @@ use std::{
     io,
     pin::pin,
     sync::{Arc, OnceLock},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -39,7 +40,9 @@ use super::{
     unary::{Answer, answer},
 };
 use crate::{
-    audit::Audit, authz::Caller, config::LimitsConfig, metrics::Metrics, pb::v1::ErrorReason,
+    audit::{Audit, Place, Watcher},
+    authz::Caller,
+    config::LimitsConfig, metrics::Metrics, pb::v1::ErrorReason,
     token::delivery::Deliveries,
 };
 
@@ -178,6 +181,7 @@ impl Door {
         let gate = Written {
             audit: inner.audit.clone(),
             outgoing: outgoing.clone(),
+            watcher: Watcher::default(),
         };
         let (stream, release) = gather(connection, gate);
         let (calls, under_way) = watch::channel(0);
@@ -325,16 +329,22 @@ impl Drop for Counted<'_> {
 struct Written {
     audit: Audit,
     outgoing: Outgoing,
+    watcher: Watcher,
 }
 
 impl Gate for Written {
-    fn open(&self) -> io::Result<()> {
-        self.audit.written_up_to(self.outgoing.recorded())?;
+    fn mark(&self) -> u64 {
+        self.outgoing.recorded().get()
+    }
+
+    fn poll_open(&self, mark: u64, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let durable = self.audit.poll_durable(Place::new(mark), &self.watcher, cx);
+        ready!(durable).map_err(io::Error::other)?;
         // Asked last: the log may take a while.
         if self.outgoing.route().is_broken() {
-            return Err(io::ErrorKind::ConnectionAborted.into());
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        Ok(())
+        Poll::Ready(Ok(()))
     }
 
     fn flushed(&self) {

@@ -19,8 +19,9 @@
 //! reader as without all this. A shutdown, which h2 asks for after its last frame, is no flush: it
 //! waits until everything has left.
 //!
-//! Before bytes leave, a gate is asked: that is where the audit log is written. It is told, too, when
-//! all of them have. What comes in passes a meter, which breaks the connection of a client that floods.
+//! Before bytes leave, a gate is asked: that is where the audit log comes in. What comes after those
+//! bytes may have to wait longer, and does not hold them up. The gate is told, too, when all of them
+//! have left. What comes in passes a meter, which breaks the connection of a client that floods.
 
 use std::{
     error::Error,
@@ -40,10 +41,14 @@ const HELD_BYTES_MAX: usize = 32 * 1024;
 /// What an idle connection keeps allocated at most: room for one answer.
 const KEPT_BYTES_MAX: usize = 4 * 1024;
 
-/// Asked before bytes leave. An error breaks the connection.
+/// Asked before bytes leave.
 pub(super) trait Gate {
-    /// Whether what was written so far may leave.
-    fn open(&self) -> io::Result<()>;
+    /// What everything that was written so far waits for.
+    fn mark(&self) -> u64;
+
+    /// Whether what waits for a mark may leave; if not, the task is woken when it may. An error breaks
+    /// the connection.
+    fn poll_open(&self, mark: u64, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
     /// Everything that was written so far has left.
     fn flushed(&self);
@@ -64,6 +69,8 @@ struct Held<S, G> {
     bytes: Vec<u8>,
     /// How many of the bytes have left.
     sent: usize,
+    /// How many of the bytes may leave once the gate opens for a mark, if it was asked.
+    asked: Option<(usize, u64)>,
     /// Whether bytes have left since the last flush.
     unflushed: bool,
     /// Whether h2 was told to wait until bytes have left.
@@ -79,6 +86,7 @@ pub(super) fn gather<S, G>(stream: S, gate: G) -> (Gathering<S, G>, Release<S, G
         flooded: false,
         bytes: Vec::new(),
         sent: 0,
+        asked: None,
         unflushed: false,
         awaited: false,
     }));
@@ -168,18 +176,22 @@ impl<S: AsyncWrite + Unpin, G: Gate> Held<S, G> {
 
     /// Writes what is held.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.bytes.is_empty() {
-            return Poll::Ready(Ok(()));
-        }
-        self.gate.open()?;
         while self.sent < self.bytes.len() {
-            let left = &self.bytes[self.sent..];
-            let count = ready!(Pin::new(&mut self.stream).poll_write(cx, left))?;
-            if count == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            let (upto, mark) = match self.asked {
+                Some(asked) => asked,
+                None => *self.asked.insert((self.bytes.len(), self.gate.mark())),
+            };
+            ready!(self.gate.poll_open(mark, cx))?;
+            while self.sent < upto {
+                let left = &self.bytes[self.sent..upto];
+                let count = ready!(Pin::new(&mut self.stream).poll_write(cx, left))?;
+                if count == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                self.sent += count;
+                self.unflushed = true;
             }
-            self.sent += count;
-            self.unflushed = true;
+            self.asked = None;
         }
         self.meter.sent(self.sent);
         self.sent = 0;

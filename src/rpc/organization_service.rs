@@ -11,7 +11,7 @@ use super::{
     within,
 };
 use crate::{
-    audit::{Audit, Outcome, Record},
+    audit::{Audit, Kind, Outcome, Record},
     authz::{Action, Caller, Policy},
     clock::Clock,
     credential,
@@ -144,14 +144,7 @@ impl OrganizationService {
         let answer = match peer.caller() {
             Ok(caller) => {
                 let request = request.into_inner();
-                let named = request.organization_id().to_owned();
-                let answer = work(self, caller.id(), request).await;
-                let about = match &answer {
-                    Ok(answer) if !answer.organization_id().is_empty() => answer.organization_id(),
-                    _ => &named,
-                };
-                self.record(&peer, caller, rpc, about, answer.as_ref().err())
-                    .and(answer)
+                self.on_record(&peer, caller, rpc, request, work).await
             }
             Err(unidentified) => Err(unidentified.into()),
         };
@@ -162,32 +155,84 @@ impl OrganizationService {
         answer.map(Response::new)
     }
 
+    /// Has a call done between its intent, if it changes something, and its result.
+    async fn on_record<Q: Names, A: Names>(
+        &self,
+        peer: &Peer,
+        caller: &Caller,
+        rpc: &'static str,
+        request: Q,
+        work: impl AsyncFnOnce(&Self, &SpiffeId, Q) -> Result<A, Status>,
+    ) -> Result<A, Status> {
+        let named = request.organization_id().to_owned();
+        let intent = if reads(rpc) {
+            None
+        } else {
+            Some(self.intend(caller, rpc, &named).await?)
+        };
+        let answer = work(self, caller.id(), request).await;
+        let about = match &answer {
+            Ok(answer) if !answer.organization_id().is_empty() => answer.organization_id(),
+            _ => &named,
+        };
+        let refused = answer.as_ref().err();
+        self.record(peer, caller, rpc, about, intent, refused)
+            .and(answer)
+    }
+
+    /// Has it on record that a call begins, before anything is done: a crash leaves that.
+    async fn intend(&self, caller: &Caller, rpc: &'static str, about: &str) -> Result<u64, Status> {
+        let call = self.audit.next_call();
+        let organization = OrganizationId::parse(about).ok();
+        let mut record = self.line(caller, rpc, organization.as_ref());
+        (record.kind, record.call, record.outcome) = (Kind::Intent, Some(call), Outcome::Open);
+        let place = self.audit.record(&record)?;
+        self.audit.durable(place).await?;
+        Ok(call)
+    }
+
     fn record(
         &self,
         peer: &Peer,
         caller: &Caller,
         rpc: &'static str,
         about: &str,
+        intent: Option<u64>,
         refused: Option<&Status>,
     ) -> Result<(), Status> {
         // What can be no id may be anything, of any length.
         let organization = OrganizationId::parse(about).ok();
-        let record = Record {
+        let mut record = self.line(caller, rpc, organization.as_ref());
+        if intent.is_some() {
+            (record.kind, record.call) = (Kind::Result, intent);
+        }
+        if let Some(status) = refused {
+            record.outcome = Outcome::Refused(status::reason(status));
+        }
+        peer.answers_after(self.audit.record(&record)?);
+        Ok(())
+    }
+
+    fn line<'a>(
+        &self,
+        caller: &'a Caller,
+        rpc: &'static str,
+        organization: Option<&'a OrganizationId>,
+    ) -> Record<'a> {
+        Record {
+            kind: Kind::Call,
             time: self.registrar.now(),
             rpc,
             caller: caller.name(),
-            organization: organization.as_ref().map_or("", OrganizationId::as_str),
+            organization: organization.map_or("", OrganizationId::as_str),
             resource: None,
             sharepoint_host: None,
-            outcome: refused.map_or(Outcome::Done, |status| {
-                Outcome::Refused(status::reason(status))
-            }),
+            call: None,
+            outcome: Outcome::Done,
             reason: None,
             again: None,
             token: None,
-        };
-        peer.answers_after(self.audit.record(&record)?);
-        Ok(())
+        }
     }
 
     /// What the request is remembered by; its id has been taken out of it.
@@ -259,6 +304,11 @@ impl Names for ListOrganizationsResponse {
     fn organization_id(&self) -> &str {
         ""
     }
+}
+
+/// Whether an RPC changes nothing: then its result is enough of a record.
+fn reads(rpc: &str) -> bool {
+    ["GetOrganization", "ListOrganizations"].contains(&rpc)
 }
 
 pub(super) fn by(caller: &SpiffeId, mark: RequestMark, mode: Mode) -> registration::Request {

@@ -20,7 +20,7 @@ use tonic::Status;
 
 use super::{fields::Fields, listener::Peer, status};
 use crate::{
-    audit::{Audit, Outcome, Place, Record, TokenRecord, Unavailable},
+    audit::{Audit, Kind, Outcome, Place, Record, TokenRecord, Unavailable},
     authz::Caller,
     clock::Clock,
     organization::{OrganizationId, Resource},
@@ -138,6 +138,41 @@ impl Records {
         Ok(place)
     }
 
+    /// Has it on record that something begins that changes much or lets much out, before it does. The
+    /// number is for [`Self::conclude`].
+    ///
+    /// # Errors
+    /// If it cannot be: then nothing may be done.
+    pub(super) async fn intend(
+        &self,
+        caller: &Caller,
+        rpc: &'static str,
+    ) -> Result<u64, Unavailable> {
+        let call = self.audit.next_call();
+        let asked = Asked::default();
+        let mut record = self.line(caller, rpc, &asked, None, None);
+        (record.kind, record.call, record.outcome) = (Kind::Intent, Some(call), Outcome::Open);
+        let place = self.audit.record(&record)?;
+        self.audit.durable(place).await?;
+        Ok(call)
+    }
+
+    /// Records what came of it. If that cannot be, its intent stands alone.
+    pub(super) fn conclude(
+        &self,
+        caller: &Caller,
+        rpc: &'static str,
+        call: u64,
+        refusal: Option<&'static str>,
+    ) {
+        let asked = Asked::default();
+        let mut record = self.line(caller, rpc, &asked, refusal, None);
+        (record.kind, record.call) = (Kind::Result, Some(call));
+        if self.audit.record(&record).is_err() {
+            tracing::warn!(rpc, call, "the end of a call is not in the audit log");
+        }
+    }
+
     /// As [`Self::record`], for a token that a caller may be given again and again.
     ///
     /// # Errors
@@ -202,7 +237,7 @@ impl Records {
                     Err(Unavailable) => self.lock().push(repeated),
                 }
             }
-            if let Err(error) = self.audit.written_up_to(last) {
+            if let Err(error) = self.audit.durable(last).await {
                 tracing::warn!(%error, "repeated hand-outs are not in the audit log yet");
             }
             yield_now().await;
@@ -242,6 +277,7 @@ impl Records {
         token: Option<&'a Token>,
     ) -> Record<'a> {
         Record {
+            kind: Kind::Call,
             time: self.clock.now(),
             rpc,
             caller: caller.name(),
@@ -254,6 +290,7 @@ impl Records {
                 Some(Resource::SharePoint(host)) => host.as_deref(),
                 _ => None,
             },
+            call: None,
             outcome: refusal.map_or(Outcome::Done, Outcome::Refused),
             reason: None,
             again: None,

@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{
     deny,
+    listener::Peer,
     organization_message::kek_to_destroy,
     peer_of,
     records::{Asked, Records},
@@ -28,6 +29,9 @@ use crate::{
 /// Messages that a slow reader may leave waiting; then a backup waits, too.
 const WAITING_MAX: usize = 4;
 
+/// What the record says of work whose caller has left before its end.
+const ABANDONED: &str = "ABANDONED";
+
 /// Looks after the store.
 #[derive(Clone, Debug)]
 pub struct StoreService {
@@ -43,6 +47,13 @@ pub struct StoreService {
     pub tasks: TaskTracker,
     /// Ends it.
     pub stop: CancellationToken,
+}
+
+/// Something that takes long and is on record as begun.
+struct Begun {
+    rpc: &'static str,
+    peer: Peer,
+    call: u64,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -78,10 +89,12 @@ impl store_service_server::StoreService for StoreService {
         &self,
         request: Request<RewrapKeysRequest>,
     ) -> Result<Response<Self::RewrapKeysStream>, Status> {
-        self.admit("RewrapKeys", &request)?;
+        let begun = self.begin("RewrapKeys", &request).await?;
         let per_second = NonZeroU32::new(request.into_inner().keys_per_second_max);
         let vault = self.vault.clone();
-        Ok(self.answers(async move |answers| rewrap(&vault, per_second, answers).await))
+        Ok(self.answers(begun, async move |answers| {
+            rewrap(&vault, per_second, answers).await
+        }))
     }
 
     type BackUpStoreStream = BackupStream;
@@ -90,14 +103,14 @@ impl store_service_server::StoreService for StoreService {
         &self,
         request: Request<BackUpStoreRequest>,
     ) -> Result<Response<Self::BackUpStoreStream>, Status> {
-        self.admit("BackUpStore", &request)?;
+        let begun = self.begin("BackUpStore", &request).await?;
         let vault = self.vault.clone();
-        Ok(self.answers(async move |answers| back_up(&vault, answers).await))
+        Ok(self.answers(begun, async move |answers| back_up(&vault, answers).await))
     }
 }
 
 impl StoreService {
-    /// Lets a caller in, on record and counted either way: what is done then may take long.
+    /// Lets a caller in, on record and counted either way.
     fn admit<T>(&self, rpc: &'static str, request: &Request<T>) -> Result<(), Status> {
         let peer = peer_of(request)?;
         let admitted = match peer.caller() {
@@ -111,11 +124,37 @@ impl StoreService {
             }
             Err(unidentified) => Err(unidentified.into()),
         };
-        let outcome = admitted
-            .as_ref()
-            .map_or_else(status::reason, |()| Outcome::Done.as_str());
-        self.metrics.called(rpc, outcome);
+        self.count(rpc, &admitted);
         admitted
+    }
+
+    /// Lets a caller in for what may take long: on record and counted as it begins, and on record again
+    /// when it ends.
+    async fn begin<T>(&self, rpc: &'static str, request: &Request<T>) -> Result<Begun, Status> {
+        let peer = peer_of(request)?;
+        let begun = match peer.caller() {
+            Ok(caller) => self.intend(&peer, caller, rpc).await,
+            Err(unidentified) => Err(unidentified.into()),
+        };
+        self.count(rpc, &begun);
+        let call = begun?;
+        Ok(Begun { rpc, peer, call })
+    }
+
+    async fn intend(&self, peer: &Peer, caller: &Caller, rpc: &'static str) -> Result<u64, Status> {
+        if let Err(denied) = self.allow(caller) {
+            let asked = Asked::default();
+            self.records
+                .record(peer, caller, rpc, &asked, Err(&denied))?;
+            return Err(denied);
+        }
+        Ok(self.records.intend(caller, rpc).await?)
+    }
+
+    fn count<T>(&self, rpc: &'static str, outcome: &Result<T, Status>) {
+        let outcome = outcome.as_ref();
+        let word = outcome.map_or_else(status::reason, |_| Outcome::Done.as_str());
+        self.metrics.called(rpc, word);
     }
 
     fn allow(&self, caller: &Caller) -> Result<(), Status> {
@@ -128,6 +167,7 @@ impl StoreService {
     /// or when nobody takes its answers any more.
     fn answers<T: Send + 'static, F>(
         &self,
+        begun: Begun,
         work: impl FnOnce(Sender<T>) -> F,
     ) -> Response<Answers<T>>
     where
@@ -135,18 +175,28 @@ impl StoreService {
     {
         let (sender, answers) = mpsc::channel(WAITING_MAX);
         let (stop, last, work) = (self.stop.clone(), sender.clone(), work(sender.clone()));
+        let records = self.records.clone();
         self.tasks.spawn(async move {
             let outcome = tokio::select! {
                 outcome = work => outcome.map_err(Status::from),
                 () = stop.cancelled() => Err(status::shutting_down()),
-                () = sender.closed() => return,
+                () = sender.closed() => return begun.conclude(&records, Some(ABANDONED)),
             };
+            begun.conclude(&records, outcome.as_ref().err().map(status::reason));
             if let Err(status) = outcome {
                 // Nobody may listen any more.
                 let _ = last.send(Err(status)).await;
             }
         });
         Response::new(Box::pin(ReceiverStream::new(answers)))
+    }
+}
+
+impl Begun {
+    fn conclude(&self, records: &Records, refusal: Option<&'static str>) {
+        if let Ok(caller) = self.peer.caller() {
+            records.conclude(caller, self.rpc, self.call, refusal);
+        }
     }
 }
 

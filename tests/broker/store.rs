@@ -128,21 +128,26 @@ async fn only_who_may_manage_the_store_does_and_every_call_is_on_record() {
     );
 
     let text = fs::read_to_string(fixture.path("audit.jsonl")).expect("it is there");
-    let lines = text.lines().map(|line| {
+    let lines = text.lines().filter_map(|line| {
         let line: Value = serde_json::from_str(line).expect("a line is JSON");
         let word = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
         let caller = word("caller").replace("spiffe://kodo.test/", "");
-        [word("rpc"), caller, word("outcome")].join(" ")
+        let intends = (line["kind"] == "intent").then_some("begins");
+        line.get("rpc")?;
+        let outcome = intends.map_or_else(|| word("outcome"), str::to_owned);
+        Some([word("rpc"), caller, outcome].join(" "))
     });
     let denied = ["operator", "worker"].into_iter().flat_map(|caller| {
         ["GetStoreStatus", "RewrapKeys"].map(|rpc| format!("{rpc} {caller} CALLER_NOT_AUTHORIZED"))
     });
-    let expected: Vec<_> = ["RegisterOrganization admin OK".to_owned()]
+    let expected: Vec<_> = ["begins", "OK"]
+        .map(|what| format!("RegisterOrganization admin {what}"))
         .into_iter()
         .chain(denied)
         .chain(
             [
                 "GetStoreStatus keeper OK",
+                "RewrapKeys keeper begins",
                 "RewrapKeys keeper OK",
                 "GetOrganization keeper CALLER_NOT_AUTHORIZED",
             ]

@@ -2,6 +2,7 @@
 //!
 //! `KODO_LONG=1` makes the runs that have a length longer.
 
+mod audit;
 mod canary;
 mod certificate;
 mod clock_steps;
@@ -19,6 +20,8 @@ mod rollback;
 mod scale;
 mod sealed;
 mod secrecy;
+#[path = "../store/shim.rs"]
+mod shim;
 mod site;
 mod streams;
 mod tokens;

@@ -86,8 +86,9 @@ async fn an_older_copy_of_the_store_is_refused_until_it_is_accepted() {
     let reason = ["accept-rollback", "--reason", "the disk of 3 May is gone"];
     let accepted = store(&site, &reason).expect_code(0);
     assert!(accepted.out.contains("at change 5 now"), "{accepted:?}");
-    let audit = fs::read_to_string(site.path("audit.jsonl")).expect("an audit log");
-    let last: Value = serde_json::from_str(audit.lines().last().expect("a line")).expect("JSON");
+    let audit = fs::read_to_string(site.path("audit.offline.jsonl")).expect("an audit log");
+    let accepted = audit.lines().find(|line| line.contains("AcceptRollback"));
+    let last: Value = serde_json::from_str(accepted.expect("a line")).expect("JSON");
     assert_eq!(last["rpc"], "AcceptRollback");
     assert_eq!(last["reason"], "the disk of 3 May is gone");
     let broker = site.serve().await;

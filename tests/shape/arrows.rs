@@ -6,12 +6,12 @@ use super::{assert_none, source::Source, sources};
 
 /// Every room with the rooms that it names. A row here is a decision: `src/lib.rs` has the picture.
 const ARROWS: &[(&str, &str)] = &[
-    ("anchor", "vault"),
+    ("anchor", "private_file vault"),
     (
         "app",
-        "anchor audit authz clock config entra kek lockdown metrics organization registration rpc store telemetry tls token vault",
+        "anchor audit authz clock config entra hex kek lockdown metrics organization registration rpc store telemetry tls token vault",
     ),
-    ("audit", "hex"),
+    ("audit", "clock config hex private_file sealed secret"),
     ("authz", "config organization"),
     ("cli", "client pb"),
     ("client", "clock pb secret"),

@@ -1,6 +1,6 @@
 use std::{
     collections::VecDeque,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     task::{Wake, Waker},
 };
 
@@ -60,21 +60,54 @@ impl AsyncWrite for Scripted {
     }
 }
 
-/// Lets everything pass, unless it is shut.
-#[derive(Default)]
+/// Lets pass what waits for marks below `open`, unless it is shut.
 struct Door {
     shut: AtomicBool,
     asked: AtomicUsize,
     flushed: AtomicUsize,
+    mark: AtomicU64,
+    open: AtomicU64,
+    waiting: Mutex<Option<Waker>>,
+}
+
+impl Default for Door {
+    fn default() -> Self {
+        Self {
+            shut: AtomicBool::new(false),
+            asked: AtomicUsize::new(0),
+            flushed: AtomicUsize::new(0),
+            mark: AtomicU64::new(0),
+            open: AtomicU64::new(u64::MAX),
+            waiting: Mutex::default(),
+        }
+    }
+}
+
+impl Door {
+    /// Lets pass what waits for marks below this one.
+    fn open_below(&self, mark: u64) {
+        self.open.store(mark, Ordering::Relaxed);
+        if let Some(waker) = lock(&self.waiting).take() {
+            waker.wake();
+        }
+    }
 }
 
 impl Gate for Arc<Door> {
-    fn open(&self) -> io::Result<()> {
+    fn mark(&self) -> u64 {
+        self.mark.load(Ordering::Relaxed)
+    }
+
+    fn poll_open(&self, mark: u64, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.asked.fetch_add(1, Ordering::Relaxed);
-        match self.shut.load(Ordering::Relaxed) {
-            true => Err(io::Error::other("shut")),
-            false => Ok(()),
+        if self.shut.load(Ordering::Relaxed) {
+            return Poll::Ready(Err(io::Error::other("shut")));
         }
+        if mark < self.open.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
+        *lock(&self.waiting) = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     fn flushed(&self) {
@@ -287,6 +320,34 @@ fn nothing_leaves_while_the_gate_is_shut() {
     assert!(connection.write(&vec![0; HELD_BYTES_MAX]).is_ready());
     assert!(matches!(connection.write(b"more"), Poll::Ready(Err(_))));
     connection.seen(|held| assert_eq!(held.stream.writes, 0));
+}
+
+#[test]
+fn what_waits_at_the_gate_leaves_when_it_opens_and_later_marks_do_not_hold_it_up() {
+    let mut connection = Connection::new([Does::Takes(2)]);
+    let door = connection.door.clone();
+    door.open_below(1);
+    assert!(connection.write(b"early").is_ready());
+    assert!(connection.release().is_ready());
+    door.mark.store(1, Ordering::Relaxed);
+    assert!(connection.write(b"first").is_ready());
+    assert!(connection.release().is_pending());
+    // Each turn brings another answer with a record of its own, and none of them the first one's.
+    door.mark.store(2, Ordering::Relaxed);
+    assert!(connection.write(b"second").is_ready());
+    assert!(connection.release().is_pending());
+    connection.seen(|held| assert_eq!(held.stream.written, b"early"));
+    door.mark.store(3, Ordering::Relaxed);
+    assert!(connection.write(b"third").is_ready());
+    let wakes = connection.wakes();
+    door.open_below(2);
+    assert_eq!(connection.wakes(), wakes + 1, "it is told");
+    assert!(connection.release().is_pending(), "the rest waits on");
+    connection.seen(|held| assert_eq!(held.stream.written, b"earlyfirst"));
+    assert!(connection.shutdown().is_pending());
+    door.open_below(4);
+    assert!(matches!(connection.shutdown(), Poll::Ready(Ok(()))));
+    connection.seen(|held| assert_eq!(held.stream.written, b"earlyfirstsecondthird"));
 }
 
 proptest! {
