@@ -33,6 +33,7 @@ use crate::{
         cores::{Cores, Listeners, Serving},
         listener::Acceptor,
         metrics_endpoint,
+        probes::Probes,
         records::Records,
         seal::Seal,
     },
@@ -65,6 +66,7 @@ pub struct Broker {
     pub sealed: Option<Error>,
     health: Option<Health>,
     cores: Cores,
+    probes: Probes,
     /// Stops the listeners and lets calls finish.
     stop: CancellationToken,
     /// Ends the threads that serve, and stops what must outlive calls. Also when the broker is dropped.
@@ -129,8 +131,9 @@ impl Broker {
         let stop = end.child_token();
         // Whatever was started ends if what follows fails.
         let end_guard = end.clone().drop_guard();
-        let (health, health_address) = start_health(config, &tasks, &end).await?;
-        let metrics_address = start_metrics(config, &metrics, &tasks, &end).await?;
+        let probes = Probes::start(config.server.threads() > 0, &end).await?;
+        let (health, health_address) = start_health(config, &probes, &end).await?;
+        let metrics_address = start_metrics(config, &metrics, &probes, &end).await?;
         let records = Records::start(audit.clone(), clock, &tasks, &end);
         let limits = &config.server.limits;
         let seal = Seal::new(records.clone(), metrics.clone());
@@ -172,6 +175,7 @@ impl Broker {
             sealed,
             health,
             cores,
+            probes,
             stop,
             end: end_guard,
             tasks,
@@ -195,7 +199,8 @@ impl Broker {
         drop(self.end);
         self.tasks.close();
         let finished = timeout_at(deadline, self.tasks.wait()).await;
-        if served.is_err() || finished.is_err() {
+        let answered = timeout_at(deadline, self.probes.ended()).await;
+        if served.is_err() || finished.is_err() || answered.is_err() {
             tracing::warn!("stopped before everything had finished");
         }
         let joined = self.cores.join().await;
@@ -222,31 +227,39 @@ fn open_audit(config: &Config) -> Result<Audit, Error> {
 async fn start_metrics(
     config: &Config,
     metrics: &Arc<Metrics>,
-    tasks: &TaskTracker,
+    probes: &Probes,
     end: &CancellationToken,
 ) -> Result<Option<SocketAddr>, Error> {
     let Some(listen) = config.server.metrics_listen else {
         return Ok(None);
     };
-    let listener = rpc::bind(listen).await?;
-    let address = listener.local_addr()?;
-    metrics_endpoint::serve(listener, metrics.clone(), tasks, end.clone());
-    Ok(Some(address))
+    let (metrics, tasks, end) = (metrics.clone(), probes.tasks.clone(), end.clone());
+    let starting = async move {
+        let listener = rpc::bind(listen).await?;
+        let address = listener.local_addr()?;
+        metrics_endpoint::serve(listener, metrics, &tasks, end);
+        Ok(Some(address))
+    };
+    probes.run(starting).await
 }
 
 async fn start_health(
     config: &Config,
-    tasks: &TaskTracker,
+    probes: &Probes,
     end: &CancellationToken,
 ) -> Result<(Option<Health>, Option<SocketAddr>), Error> {
     let Some(listen) = config.server.health_listen else {
         return Ok((None, None));
     };
-    let listener = rpc::bind(listen).await?;
-    let address = listener.local_addr()?;
-    let (health, serving) = Health::serve(listener, tasks, end.clone()).await?;
-    tasks.spawn(serving);
-    Ok((Some(health), Some(address)))
+    let (tasks, end) = (probes.tasks.clone(), end.clone());
+    let starting = async move {
+        let listener = rpc::bind(listen).await?;
+        let address = listener.local_addr()?;
+        let (health, serving) = Health::serve(listener, &tasks, end).await?;
+        tasks.spawn(serving);
+        Ok((Some(health), Some(address)))
+    };
+    probes.run(starting).await
 }
 
 /// `kodo-broker serve`: runs until SIGTERM or SIGINT. A second signal ends it at once.
