@@ -23,7 +23,7 @@ use crate::{
     audit::Audit,
     authz::Policy,
     clock::Clock,
-    config::{self, Config},
+    config::{self, Config, LimitsConfig},
     entra, kek,
     lockdown::{self, Guards, Lockdown},
     metrics::Metrics,
@@ -135,7 +135,7 @@ impl Broker {
         let (health, health_address) = start_health(config, &probes, &end).await?;
         let metrics_address = start_metrics(config, &metrics, &probes, &end).await?;
         let records = Records::start(audit.clone(), clock, &tasks, &end);
-        let limits = &config.server.limits;
+        let limits = &affordable(&config.server.limits);
         let seal = Seal::new(records.clone(), metrics.clone());
         let reflection = config.server.reflection;
         let (audited, counted) = (audit.clone(), metrics.clone());
@@ -212,6 +212,22 @@ impl Broker {
         self.cores.one_ended().await;
         Error::Serving("a thread that serves callers is gone".to_owned())
     }
+}
+
+/// The limits, with no more connections than the system lets us have.
+fn affordable(limits: &LimitsConfig) -> LimitsConfig {
+    let open_files = lockdown::raise_open_files();
+    let affordable = limits.within(open_files);
+    if affordable.connections_max < limits.connections_max {
+        let (max, wanted) = (affordable.connections_max, limits.connections_max);
+        tracing::warn!(
+            open_files,
+            max,
+            wanted,
+            "fewer connections than server.limits.connections_max: raise the hard limit of open files (LimitNOFILE=, ulimit -Hn)"
+        );
+    }
+    affordable
 }
 
 fn open_audit(config: &Config) -> Result<Audit, Error> {
