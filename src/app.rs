@@ -23,7 +23,7 @@ use crate::{
     audit::Audit,
     authz::Policy,
     clock::Clock,
-    config::{self, Config, ListenAddress},
+    config::{self, Config, LimitsConfig, ListenAddress},
     entra, kek,
     lockdown::{self, Guards, Lockdown},
     metrics::Metrics,
@@ -35,6 +35,7 @@ use crate::{
         identity_service::IdentityService,
         listener::Acceptor,
         metrics_endpoint,
+        probes::Probes,
         records::Records,
         seal::Seal,
     },
@@ -77,6 +78,7 @@ pub struct Broker {
     health: Option<Health>,
     audit: Audit,
     cores: Cores,
+    probes: Probes,
     /// Stops the listeners and lets calls finish.
     stop: CancellationToken,
     /// Ends the threads that serve, and stops what must outlive calls. Also when the broker is dropped.
@@ -141,11 +143,12 @@ impl Broker {
         let stop = end.child_token();
         // Whatever was started ends if what follows fails.
         let end_guard = end.clone().drop_guard();
-        let (health, health_address) = start_health(config, &tasks, &end).await?;
+        let probes = Probes::start(config.server.threads() > 0, &end).await?;
+        let (health, health_address) = start_health(config, &probes, &end).await?;
         follow_audit(&audit, health.as_ref(), &metrics, &tasks, &end);
-        let metrics_address = start_metrics(config, &metrics, &tasks, &end).await?;
+        let metrics_address = start_metrics(config, &metrics, &probes, &end).await?;
         let records = Records::start(audit.clone(), clock, &tasks, &end);
-        let limits = &config.server.limits;
+        let limits = &affordable(&config.server.limits);
         let seal = Seal::new(records.clone(), metrics.clone());
         let reflection = config.server.reflection;
         let identity = IdentityService {
@@ -194,6 +197,7 @@ impl Broker {
             health,
             audit,
             cores,
+            probes,
             stop,
             end: end_guard,
             tasks,
@@ -219,7 +223,9 @@ impl Broker {
         let finished = timeout_at(deadline, self.tasks.wait()).await;
         // Nobody records any more.
         let recorded = timeout_at(deadline, self.audit.close()).await;
-        if served.is_err() || finished.is_err() || recorded.is_err() {
+        let answered = timeout_at(deadline, self.probes.ended()).await;
+        let late = served.is_err() || finished.is_err();
+        if late || recorded.is_err() || answered.is_err() {
             tracing::warn!("stopped before everything had finished");
         }
         let joined = self.cores.join().await;
@@ -242,6 +248,22 @@ fn server_tls(config: &Config) -> Result<Option<Arc<rustls::ServerConfig>>, Erro
         return Ok(None);
     };
     Ok(Some(tls::server_config(tls, client_ca)?))
+}
+
+/// The limits, with no more connections than the system lets us have.
+fn affordable(limits: &LimitsConfig) -> LimitsConfig {
+    let open_files = lockdown::raise_open_files();
+    let affordable = limits.within(open_files);
+    if affordable.connections_max < limits.connections_max {
+        let (max, wanted) = (affordable.connections_max, limits.connections_max);
+        tracing::warn!(
+            open_files,
+            max,
+            wanted,
+            "fewer connections than server.limits.connections_max: raise the hard limit of open files (LimitNOFILE=, ulimit -Hn)"
+        );
+    }
+    affordable
 }
 
 fn open_audit(config: &Config, clock: Clock) -> Result<Audit, Error> {
@@ -294,31 +316,39 @@ fn follow_audit(
 async fn start_metrics(
     config: &Config,
     metrics: &Arc<Metrics>,
-    tasks: &TaskTracker,
+    probes: &Probes,
     end: &CancellationToken,
 ) -> Result<Option<SocketAddr>, Error> {
     let Some(listen) = config.server.metrics_listen else {
         return Ok(None);
     };
-    let listener = rpc::bind(listen).await?;
-    let address = listener.local_addr()?;
-    metrics_endpoint::serve(listener, metrics.clone(), tasks, end.clone());
-    Ok(Some(address))
+    let (metrics, tasks, end) = (metrics.clone(), probes.tasks.clone(), end.clone());
+    let starting = async move {
+        let listener = rpc::bind(listen).await?;
+        let address = listener.local_addr()?;
+        metrics_endpoint::serve(listener, metrics, &tasks, end);
+        Ok(Some(address))
+    };
+    probes.run(starting).await
 }
 
 async fn start_health(
     config: &Config,
-    tasks: &TaskTracker,
+    probes: &Probes,
     end: &CancellationToken,
 ) -> Result<(Option<Health>, Option<SocketAddr>), Error> {
     let Some(listen) = config.server.health_listen else {
         return Ok((None, None));
     };
-    let listener = rpc::bind(listen).await?;
-    let address = listener.local_addr()?;
-    let (health, serving) = Health::serve(listener, tasks, end.clone()).await?;
-    tasks.spawn(serving);
-    Ok((Some(health), Some(address)))
+    let (tasks, end) = (probes.tasks.clone(), end.clone());
+    let starting = async move {
+        let listener = rpc::bind(listen).await?;
+        let address = listener.local_addr()?;
+        let (health, serving) = Health::serve(listener, &tasks, end).await?;
+        tasks.spawn(serving);
+        Ok((Some(health), Some(address)))
+    };
+    probes.run(starting).await
 }
 
 /// `kodo-broker serve`: runs until SIGTERM or SIGINT. A second signal ends it at once.

@@ -123,6 +123,22 @@ impl Lockdown {
     }
 }
 
+/// Lets the process open as many files as its hard limit says, and returns how many that are. A soft
+/// limit of 1024 is usual, and kept low for programs that cannot do with more.
+pub fn raise_open_files() -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    // A sandbox may forbid it. Then what there is has to do.
+    let now = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => maximum,
+        Err(_) => current,
+    };
+    now.unwrap_or(u64::MAX)
+}
+
 fn no_core_files() -> Result<(), Error> {
     let none = Rlimit {
         current: Some(0),
@@ -245,6 +261,14 @@ mod tests {
         assert!(!has_no_device(&[HEADING, device].concat()));
         assert!(!has_no_device(""));
         assert!(!has_no_device(device));
+    }
+
+    #[test]
+    fn as_many_files_may_be_open_as_the_hard_limit_says() {
+        let most = raise_open_files();
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
+        assert_eq!(most, limit.maximum.unwrap_or(u64::MAX));
     }
 
     #[test]

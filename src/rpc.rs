@@ -44,6 +44,7 @@ pub mod metrics_endpoint;
 mod organization_message;
 pub mod organization_service;
 pub mod peer;
+pub mod probes;
 pub mod records;
 mod report;
 mod request_body;

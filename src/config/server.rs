@@ -12,6 +12,9 @@ use std::{
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 
+/// Open files for all but callers' connections: those to Entra, probes, the store, listeners.
+const OTHER_FILES: u64 = 512;
+
 /// `[server]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -157,6 +160,18 @@ impl ServerConfig {
 }
 
 impl LimitsConfig {
+    /// The same with no more connections than this many open files leave room for: whoever connects
+    /// must not keep the broker from its store, from Entra and from probes.
+    #[must_use]
+    pub fn within(&self, open_files: u64) -> Self {
+        let room = open_files - OTHER_FILES.min(open_files / 2);
+        let room = NonZeroU32::new(room.try_into().unwrap_or(u32::MAX));
+        Self {
+            connections_max: room.map_or(NonZeroU32::MIN, |room| room.min(self.connections_max)),
+            ..self.clone()
+        }
+    }
+
     /// Calls that wait for a token, on all connections.
     #[must_use]
     pub fn waiting_calls_max(&self) -> usize {
@@ -203,4 +218,25 @@ impl LimitsConfig {
 
 fn seconds(seconds: NonZeroU16) -> Duration {
     Duration::from_secs(u16::from(seconds).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_files_for_everything_else() {
+        let limits = LimitsConfig::default();
+        for (files, expected) in [
+            (u64::MAX, 8192),
+            (65536, 8192),
+            (8192, 7680),
+            (1024, 512),
+            (64, 32),
+            (0, 1),
+        ] {
+            let within = limits.within(files).connections_max.get();
+            assert_eq!(within, expected, "of {files}");
+        }
+    }
 }

@@ -15,6 +15,7 @@ use tokio::{
     sync::OwnedSemaphorePermit,
     time::{Sleep, sleep},
 };
+use tonic::Status;
 
 use super::{
     in_turn::{Calls, SHORT_BYTES},
@@ -48,11 +49,8 @@ impl RequestBody {
         }
     }
 
-    /// Waits for more, if that may be.
-    fn poll_wait(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Box<dyn Error + Send + Sync>>>> {
+    /// Waits for more, unless that may not be.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
         let time_max = self.time_max;
         let wait = self.wait.get_or_insert_with(|| {
             Box::new(Wait {
@@ -63,15 +61,13 @@ impl RequestBody {
         if self.bytes > SHORT_BYTES && wait.place.is_none() {
             match self.calls.long.clone().try_acquire_owned() {
                 Ok(place) => wait.place = Some(place),
-                Err(_) => {
-                    return Poll::Ready(Some(Err(status::too_many_long_requests().into())));
-                }
+                Err(_) => return Poll::Ready(status::too_many_long_requests()),
             }
         }
-        match wait.late.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Some(Err(status::request_too_slow().into()))),
-            Poll::Pending => Poll::Pending,
-        }
+        wait.late
+            .as_mut()
+            .poll(cx)
+            .map(|()| status::request_too_slow())
     }
 }
 
@@ -85,7 +81,7 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
         let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) else {
-            return this.poll_wait(cx);
+            return this.poll_late(cx).map(|status| Some(Err(status.into())));
         };
         if let Some(Ok(frame)) = &frame {
             this.bytes += frame.data_ref().map_or(0, Bytes::len);

@@ -4,6 +4,7 @@ import contextlib
 import socket
 import ssl
 import struct
+import time
 
 import hpack
 from hyperframe.frame import (
@@ -162,12 +163,14 @@ class Connection:
                 if wanted(frame):
                     return frame
 
-    def wait_closed(self) -> None:
+    def wait_closed(self, limit=30) -> None:
         """Reads on until the broker has ended the connection."""
+        until = time.monotonic() + limit
         with contextlib.suppress(Closed):
-            while True:
+            while time.monotonic() < until:
                 for _ in self.frames():
                     pass
+            raise TimeoutError("the broker has not ended the connection")
 
 
 def ends(stream: int):

@@ -20,14 +20,14 @@ LIMITS = """
 handshake_timeout_seconds = 1
 transfer_timeout_seconds = 1
 call_timeout_seconds = 1
-connection_idle_max_seconds = 2
+connection_idle_max_seconds = 5
 """
 # At a time.
 CALLERS = 40
 # What all of them together may add to the broker's memory.
 RESIDENT_MAX = 16 << 20
 # A machine that is busy otherwise.
-SLACK = 3
+SLACK = 2.5
 DEADLINE_EXCEEDED = 4
 RESOURCE_EXHAUSTED = 8
 REGISTER = "/kodo.broker.admin.v1.OrganizationService/RegisterOrganization"
@@ -74,7 +74,7 @@ def seconds_until_closed(read) -> float:
     began = time.monotonic()
     with contextlib.suppress(ConnectionError, ssl.SSLError, Closed):
         while read():
-            pass
+            assert time.monotonic() - began < 30, "the broker bears with it"
     return time.monotonic() - began
 
 
@@ -174,7 +174,7 @@ def test_a_connection_without_calls(connect, impatient):
             assert connection.goaway
             return time.monotonic() - began
 
-    assert 1.5 <= max(all_at_once(impatient, caller)) <= 2 * 2 + SLACK
+    assert 5 <= max(all_at_once(impatient, caller)) <= 5 + SLACK
 
 
 def test_a_header_block_that_does_not_end(connect, impatient):
@@ -184,7 +184,7 @@ def test_a_header_block_that_does_not_end(connect, impatient):
             connection.send(HeadersFrame(1, raw_http2.REQUEST, flags=[]).serialize())
             return seconds_until_closed(partial(connection.socket.recv, 1000))
 
-    assert max(all_at_once(impatient, caller)) <= 2 * 2 + 1 + SLACK
+    assert 5 <= max(all_at_once(impatient, caller)) <= 5 + 1 + SLACK
 
 
 def test_a_request_that_does_not_end(connect, impatient):
@@ -261,7 +261,7 @@ def test_a_reader_that_opens_no_window_and_goes_on_with_others(connect, impatien
             connection.send(b"".join(raw_http2.call(stream, warm) for stream in range(1, 401, 2)))
             began, stream = time.monotonic(), 401
             with contextlib.suppress(Closed):
-                while True:
+                while time.monotonic() - began < 30:
                     room = WindowUpdateFrame(stream, 1 << 20).serialize()
                     connection.send(raw_http2.call(stream, warm) + room)
                     connection.wait_for(raw_http2.ends(stream))
@@ -290,7 +290,7 @@ def test_a_reader_that_does_not_read(connect, impatient, warm):
             return sent, wait_hung_up(connection.socket, began)
 
     told = all_at_once(impatient, caller, 4)
-    assert max(taken for _, taken in told) <= 2 * (1 + 1) + 2 * 2 + 1 + SLACK
+    assert max(taken for _, taken in told) <= 2 * (1 + 1) + 1 + SLACK
 
 
 def wait_hung_up(tls, began) -> float:
@@ -299,7 +299,7 @@ def wait_hung_up(tls, began) -> float:
     plain = socket.socket(fileno=tls.detach())
     with plain:
         with contextlib.suppress(ConnectionError):
-            while time.monotonic() - began < 60:
+            while time.monotonic() - began < 30:
                 time.sleep(0.1)
                 with contextlib.suppress(BlockingIOError):
                     plain.send(b"\x17", socket.MSG_DONTWAIT)
