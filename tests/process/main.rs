@@ -10,6 +10,7 @@ mod custody;
 mod dev;
 mod example;
 mod guards;
+mod identity;
 mod image;
 mod kill;
 mod memory;

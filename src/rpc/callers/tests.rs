@@ -37,7 +37,18 @@ fn only_those_who_are_named_are_proxies() {
     let named = identification("xfcc", &["127.0.0.6", "10.1.0.0/16", "fd00::/64"]);
     let users = identification("xfcc", &["uid:101"]);
     let nobody = identification("xfcc", &[]);
+    let own = identification("xfcc", &["self"]);
+    let ip = |text: &str| text.parse().expect("an address");
     for (identification, origin, trusted) in [
+        (&own, Origin::Own(ip("10.0.0.7")), true),
+        (&own, Origin::Own(ip("127.0.0.1")), true),
+        (&own, from("10.0.0.7"), false),
+        (&own, from("127.0.0.1"), false),
+        (&own, Origin::User(0), false),
+        (&named, Origin::Own(ip("10.1.0.7")), true),
+        (&named, Origin::Own(ip("10.0.0.7")), false),
+        (&nobody, Origin::Own(ip("127.0.0.1")), true),
+        (&nobody, Origin::Own(ip("10.0.0.7")), false),
         (&named, from("127.0.0.6"), true),
         (&named, from("::ffff:127.0.0.6"), true),
         (&named, from("10.1.255.255"), true),
