@@ -10,6 +10,8 @@ use super::server::{ListenAddress, ServerConfig};
 
 /// Shortest prefixes of a network of trusted proxies: a shorter one would be half of the Internet.
 const PREFIX_MIN: (u8, u8) = (8, 32);
+/// The broker's own address, as the configuration has it.
+const OWN: &str = "self";
 /// Where Linkerd itself runs, in its own names of service accounts.
 const LINKERD_NAMESPACE: &str = "linkerd";
 
@@ -56,6 +58,8 @@ pub enum TrustedProxy {
     User(u32),
     /// Everybody at these addresses.
     Network(IpNet),
+    /// Whoever connects from the very address that it connects to: the same machine, or the same pod.
+    Own,
 }
 
 impl IdentityMode {
@@ -178,10 +182,13 @@ impl TryFrom<String> for TrustedProxy {
                 .map_err(|_| format!("`{text}` names no user by number"))?;
             return Ok(Self::User(user));
         }
+        if text == OWN {
+            return Ok(Self::Own);
+        }
         let network = match text.parse::<IpAddr>() {
             Ok(address) => IpNet::from(address.to_canonical()),
             Err(_) => text.parse().map_err(|_| {
-                format!("`{text}` is neither an address, nor a network as in \"10.1.2.0/24\", nor a user as in \"uid:101\"")
+                format!("`{text}` is neither an address, nor a network as in \"10.1.2.0/24\", nor \"self\", nor a user as in \"uid:101\"")
             })?,
         };
         let shortest = match network {
@@ -201,6 +208,7 @@ impl fmt::Display for TrustedProxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::User(user) => write!(f, "uid:{user}"),
+            Self::Own => f.write_str(OWN),
             Self::Network(network) => network.fmt(f),
         }
     }

@@ -38,6 +38,7 @@ fn every_configuration_that_is_shipped_parses() {
             "base",
             include_str!("../../deploy/kustomize/base/broker.toml"),
         ),
+        ("envoy", include_str!("../../deploy/envoy/broker.toml")),
         (
             "transit",
             include_str!("../../deploy/kustomize/transit/broker.toml"),

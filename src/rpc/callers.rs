@@ -102,8 +102,9 @@ impl Identification {
     fn trusts(&self, origin: Origin) -> bool {
         match origin {
             Origin::Unknown => false,
-            Origin::Address(ip) if self.proxies.is_empty() => ip.is_loopback(),
-            Origin::Address(ip) => self.proxies.iter().any(
+            Origin::Address(ip) | Origin::Own(ip) if self.proxies.is_empty() => ip.is_loopback(),
+            Origin::Own(_) if self.proxies.contains(&TrustedProxy::Own) => true,
+            Origin::Address(ip) | Origin::Own(ip) => self.proxies.iter().any(
                 |proxy| matches!(proxy, TrustedProxy::Network(network) if network.contains(&ip)),
             ),
             Origin::User(user) => self.proxies.contains(&TrustedProxy::User(user)),

@@ -45,6 +45,9 @@ pub enum Stream {
 pub(super) enum Origin {
     /// An address. One of IPv4 is never one of IPv6 in disguise.
     Address(IpAddr),
+    /// The same address that it connects to, which nobody has but this machine: the system takes no
+    /// packets from elsewhere that come from its own.
+    Own(IpAddr),
     /// A process of this user.
     User(u32),
     /// The system does not say.
@@ -63,9 +66,13 @@ impl Listener {
 impl Socket {
     pub(super) fn origin(&self) -> Origin {
         match self {
-            Self::Tcp(stream) => stream.peer_addr().map_or(Origin::Unknown, |address| {
-                Origin::Address(address.ip().to_canonical())
-            }),
+            Self::Tcp(stream) => match (stream.peer_addr(), stream.local_addr()) {
+                (Ok(peer), Ok(local)) if peer.ip() == local.ip() => {
+                    Origin::Own(peer.ip().to_canonical())
+                }
+                (Ok(peer), Ok(_)) => Origin::Address(peer.ip().to_canonical()),
+                _ => Origin::Unknown,
+            },
             // Of the process that connected, as it was then.
             Self::Unix(stream) => stream.peer_cred().map_or(Origin::Unknown, |credentials| {
                 Origin::User(credentials.uid())
@@ -85,7 +92,7 @@ impl Socket {
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Address(address) => address.fmt(f),
+            Self::Address(address) | Self::Own(address) => address.fmt(f),
             Self::User(user) => write!(f, "uid:{user}"),
             Self::Unknown => f.write_str("unknown"),
         }

@@ -1,9 +1,12 @@
 //! Who a caller is where a trusted proxy says so, call by call.
 
+use std::fs;
+
 use kodo_broker::pb::v1::{
     ErrorReason, IdentitySource, Resource, WhoAmIRequest, WhoAmIResponse,
     identity_service_client::IdentityServiceClient,
 };
+use serde_json::Value;
 use tonic::{
     Code, Request, Status,
     metadata::MetadataValue,
@@ -170,6 +173,66 @@ async fn figure(fixture: &Fixture, line: &str) -> usize {
         .lines()
         .find_map(|figure| figure.strip_prefix(line)?.strip_prefix(' '));
     found.map_or(0, |count| count.parse().expect("a number"))
+}
+
+#[tokio::test]
+async fn a_proxy_in_the_same_pod_is_known_by_its_address() {
+    let identity = "mode = \"linkerd\"\ntrusted_proxies = [\"self\"]";
+    let fixture = Setup::new().identity(identity).start().await;
+    let name = "worker.kodo.serviceaccount.identity.linkerd.kodo.test";
+    for (from, is_own) in [("127.0.0.1", true), ("127.0.0.2", false)] {
+        let endpoint = Endpoint::from_shared(format!("http://{}", fixture.address()));
+        let from = from.parse().expect("an address");
+        let endpoint = endpoint.expect("a URL").local_address(Some(from));
+        let named = who(&endpoint.connect_lazy(), &[(LINKERD, name.into())]).await;
+        match named {
+            Ok(named) => assert!(is_own, "{named:?}"),
+            Err(refused) => {
+                assert!(!is_own, "{refused:?}");
+                assert_eq!(reason(&refused), Some(ErrorReason::PeerIdentityInvalid));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_callers_hand_outs_are_on_record_before_they_leave() {
+    let setup = Setup::new().config("[audit]\nfile = \"{folder}/audit.jsonl\"");
+    let fixture = setup.identity("mode = \"xfcc\"\nxfcc_by = \"spiffe://kodo.test/broker\"");
+    let fixture = fixture.start().await;
+    registered(&fixture, &[(XFCC, &element("admin"))]).await;
+    let channel = proxy(&fixture);
+    let on_record = || {
+        let text = fs::read_to_string(fixture.path("audit.jsonl")).expect("it is there");
+        let lines = text
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        let of_tokens = lines.filter(|line| line["rpc"] == "GetToken");
+        let told = of_tokens.map(|line| format!("{} {}", line["caller"], line["outcome"]));
+        told.collect::<Vec<_>>()
+    };
+    let mut expected = Vec::new();
+    for number in 0..40 {
+        // Hits and refusals in turn, all over one connection.
+        let path = if number % 2 == 0 {
+            "worker"
+        } else {
+            "eu/admin"
+        };
+        let answered = token(&channel, &[(XFCC, &element(path))]).await;
+        let outcome = if path == "worker" {
+            "OK"
+        } else {
+            "ORGANIZATION_NOT_FOUND"
+        };
+        assert_eq!(answered.is_ok(), outcome == "OK");
+        let line = format!("\"{}\" \"{outcome}\"", pki::spiffe_id(path));
+        // The same token given again is told later, once.
+        if outcome != "OK" || !expected.contains(&line) {
+            expected.push(line);
+        }
+        assert_eq!(on_record(), expected);
+    }
 }
 
 fn setup() -> Setup {

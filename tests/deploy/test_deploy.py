@@ -405,6 +405,7 @@ def test_transit_opens_the_way_to_openbao_alone(objects, with_transit, transit):
 @pytest.mark.parametrize(("broker_file", "policy_file"), [
     ("deploy/broker.toml", "deploy/policy.toml"),
     ("deploy/systemd/broker.toml", "deploy/policy.toml"),
+    ("deploy/envoy/broker.toml", "deploy/policy.toml"),
     ("deploy/kustomize/base/broker.toml", "deploy/kustomize/base/policy.toml"),
 ])
 def test_policy_speaks_of_the_trust_domain(broker_file, policy_file):
@@ -414,7 +415,7 @@ def test_policy_speaks_of_the_trust_domain(broker_file, policy_file):
 
 
 @pytest.mark.parametrize("path", [
-    "deploy/systemd/broker.toml", "deploy/kustomize/base/broker.toml", "deploy/kustomize/transit/broker.toml",
+    "deploy/systemd/broker.toml", "deploy/envoy/broker.toml", "deploy/kustomize/base/broker.toml", "deploy/kustomize/transit/broker.toml",
 ])
 def test_configuration_names_only_documented_options(path):
     text = (ROOT / "deploy/broker.toml").read_text()

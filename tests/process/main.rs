@@ -11,6 +11,7 @@ mod custody;
 mod dev;
 mod example;
 mod guards;
+mod identity;
 mod image;
 mod kill;
 mod memory;

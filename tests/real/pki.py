@@ -65,7 +65,7 @@ class Authority:
         purposes=(CLIENT,),
         constraints: x509.BasicConstraints | None = x509.BasicConstraints(False, None),
         usages: frozenset | None = frozenset({"digital_signature"}),
-        life: tuple[int, int] = (-1, 90),
+        life: tuple[float, float] = (-1, 90),
         key=None,
         extensions=(),
         digest=None,
@@ -174,3 +174,22 @@ def _pkcs8(key) -> bytes:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
+
+
+def sign_with(signer: Identity, path: Path, alternative_names) -> Identity:
+    """A certificate that somebody issues who is no CA, with theirs behind it."""
+    issuer = x509.load_pem_x509_certificate(signer.certificate)
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = (
+        _builder(_name("signed"), issuer.subject, key.public_key())
+        .add_extension(_key_usage("digital_signature"), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([CLIENT]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(alternative_names), critical=False)
+        .sign(serialization.load_pem_private_key(signer.key, None), hashes.SHA256())
+    )
+    identity = Identity(path.with_suffix(".crt"), path.with_suffix(".key"))
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    identity.certificate_file.write_bytes(pem + signer.certificate)
+    identity.key_file.touch(mode=0o600)
+    identity.key_file.write_bytes(_pkcs8(key))
+    return identity

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import tomllib
 
 import grpc
 import pytest
@@ -13,7 +14,7 @@ from kodo.broker.v1 import identity_service_pb2_grpc, token_service_pb2
 
 import pki
 from broker import ADMIN, OPTIONS, TRUST_DOMAIN, WORKER
-from envoy import Envoy
+from envoy import EXAMPLE, Envoy
 from refusal import Refusal, refusal
 from registration import get_token
 
@@ -66,10 +67,12 @@ def start_proxied(start_broker, authority, ca, tmp_path_factory):
     running = []
 
     def start(changes, by=PROXY):
-        trusted = f'mode = "xfcc"\ntrusted_proxies = ["uid:{os.getuid()}"]'
+        identity = tomllib.loads((EXAMPLE / "broker.toml").read_text())["identity"]
+        assert set(identity) == {"mode", "trust_domain", "trusted_proxies", "xfcc_by"}
+        lines = [f'mode = "{identity["mode"]}"', f'trusted_proxies = ["uid:{os.getuid()}"]']
         if by:
-            trusted += f'\nxfcc_by = "{by}"'
-        broker = start_broker(authority.url, proxied=trusted)
+            lines.append(f'xfcc_by = "{by}"')
+        broker = start_broker(authority.url, proxied="\n".join(lines))
         directory = tmp_path_factory.mktemp("envoy")
         identity = ca.server(directory.name, PROXY)
         envoy = Envoy(directory, broker.address[1], ca, identity, broker.socket, changes)

@@ -156,6 +156,7 @@ fn proxies_are_named_by_address_network_or_user() {
         ("10.1.2.3/8", "10.0.0.0/8"),
         ("fd00::/32", "fd00::/32"),
         ("uid:0", "uid:0"),
+        ("self", "self"),
     ] {
         assert_eq!(parse(text).as_deref(), Ok(shown));
     }

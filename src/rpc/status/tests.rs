@@ -202,6 +202,15 @@ fn statuses() -> Vec<Status> {
         Unidentified::NotOneUri,
         Unidentified::NoSpiffeId,
         Unidentified::ForeignTrustDomain,
+        Unidentified::NoProxy,
+        Unidentified::NoHeader,
+        Unidentified::RepeatedHeader,
+        Unidentified::LongHeader,
+        Unidentified::Malformed,
+        Unidentified::By,
+        Unidentified::ManyElements,
+        Unidentified::NotOneForwardedUri,
+        Unidentified::NoServiceAccount,
     ];
     statuses.extend(unidentified.map(Status::from));
     statuses.extend(PASSING.map(sealed));
