@@ -42,6 +42,7 @@ use crate::{
 mod engine;
 pub mod offline;
 mod opening;
+pub mod policy;
 
 use engine::Upstream;
 use opening::{Attempt as _, Opening, Sealed, cause, keep_trying};

@@ -9,6 +9,8 @@ mod error;
 mod kek;
 mod name;
 mod organization;
+#[cfg(feature = "server")]
+mod policy;
 mod source;
 mod store;
 mod table;
@@ -20,10 +22,13 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use self::error::Error;
-#[cfg(feature = "server")]
-pub use self::store::OfflineCommand;
 pub use self::{
     console::Console, organization::OrganizationCommand, store::StoreCommand, token::TokenCommand,
+};
+#[cfg(feature = "server")]
+pub use self::{
+    policy::{PolicyCommand, TestArguments},
+    store::OfflineCommand,
 };
 use crate::client::ConnectionConfig;
 
@@ -115,6 +120,10 @@ pub enum Command {
         #[arg(long, default_value = "readiness")]
         service: String,
     },
+    /// Check a policy file, and ask it for decisions, without a broker.
+    #[cfg(feature = "server")]
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// What is done by calling a broker.
     #[command(flatten)]
     Remote(RemoteCommand),

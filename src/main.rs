@@ -6,8 +6,11 @@ use clap::Parser as _;
 use kodo_broker::cli::{self, Cli, Command, Console};
 #[cfg(feature = "server")]
 use kodo_broker::{
-    app::offline::{self, Task},
-    cli::{OfflineCommand, Output, RemoteCommand, StoreCommand},
+    app::{
+        offline::{self, Task},
+        policy,
+    },
+    cli::{OfflineCommand, Output, PolicyCommand, RemoteCommand, StoreCommand},
     lockdown::Guards,
 };
 
@@ -47,6 +50,28 @@ fn main() -> ExitCode {
                 }
             };
             offline::command(&config, &task, options.output == Output::Json)
+        }
+        #[cfg(feature = "server")]
+        Command::Policy(command) => {
+            let (file, trust_domain, task) = match command {
+                PolicyCommand::Check { file, trust_domain } => {
+                    (file, trust_domain, policy::Task::Check)
+                }
+                PolicyCommand::Test(asked) => (
+                    asked.file,
+                    asked.trust_domain,
+                    policy::Task::Test(policy::CaseText {
+                        caller: asked.caller,
+                        action: asked.action,
+                        organization: asked.organization,
+                        labels: asked.labels,
+                        resource: asked.resource,
+                        purpose: asked.purpose,
+                    }),
+                ),
+            };
+            let json = options.output == Output::Json;
+            policy::command(&file, trust_domain.as_deref(), &task, json)
         }
         #[cfg(feature = "simulator")]
         Command::Dev { listen, data_dir } => {

@@ -36,6 +36,7 @@ pub struct Metrics {
     tokens: Counter,
     hit: Histogram,
     miss: Histogram,
+    walks: Counter,
     /// Open connections of callers.
     pub connections: Gauge,
 }
@@ -83,6 +84,12 @@ impl Metrics {
             "Open connections of callers",
             connections.clone(),
         );
+        let walks = Counter::default();
+        registry.register(
+            "organization_walks",
+            "How often a caller asked about more organizations within an hour than it should",
+            walks.clone(),
+        );
         let tokens = calls.get_or_create_owned(&Call {
             rpc: "GetToken",
             outcome: "OK",
@@ -95,6 +102,7 @@ impl Metrics {
             tokens,
             hit,
             miss,
+            walks,
             connections,
         }
     }
@@ -112,6 +120,11 @@ impl Metrics {
             Cache::Miss => &self.miss,
         };
         histogram.observe(after.as_secs_f64());
+    }
+
+    /// Counts a caller that walks more organizations than it should.
+    pub fn walks(&self) {
+        self.walks.inc();
     }
 
     /// Adds a figure that is read when it is asked for.

@@ -25,6 +25,7 @@ use crate::{
     },
 };
 
+mod admission;
 pub mod connection;
 pub mod cores;
 mod credential_message;
@@ -45,6 +46,7 @@ mod status;
 pub mod store_service;
 pub mod token_service;
 mod unary;
+mod usage;
 mod watch;
 
 use listener::Peer;

@@ -201,6 +201,7 @@ impl Opening {
                 vault,
                 registrar: engine.registrar(&self.upstream, self.clock, &self.tasks),
                 audit: self.audit.clone(),
+                records: self.records.clone(),
                 metrics: self.metrics.clone(),
                 call_timeout: limits.call_timeout(),
             },

@@ -54,7 +54,6 @@ pub struct Wanted<'a> {
 #[derive(Debug)]
 pub(super) struct Grant {
     /// Line in the file where it begins.
-    #[expect(dead_code, reason = "what explains a decision names it")]
     pub(super) line: usize,
     pub(super) actions: Set,
     /// Ids in their order, and beginnings of ids.

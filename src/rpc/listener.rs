@@ -29,7 +29,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::server::Connected;
 
-use super::peer::{Unidentified, identify};
+use super::{
+    peer::{Unidentified, identify},
+    usage::{Usage, Usages},
+};
 use crate::{
     audit::Place,
     authz::{Caller, Policy},
@@ -63,6 +66,7 @@ pub struct Peer(Arc<Known>);
 #[derive(Debug)]
 struct Known {
     identity: Result<Caller, Unidentified>,
+    usage: Arc<Usage>,
     /// Up to where the audit log must be written before anything more leaves on the connection.
     recorded: AtomicU64,
 }
@@ -72,6 +76,7 @@ pub struct Acceptor {
     tls: TlsAcceptor,
     trust_domain: TrustDomain,
     policy: Arc<Policy>,
+    usages: Usages,
     handshake_timeout: Duration,
     connections: Arc<Semaphore>,
     handshakes: Arc<Semaphore>,
@@ -94,6 +99,7 @@ impl Acceptor {
             tls: tls.into(),
             trust_domain: trust_domain.clone(),
             policy,
+            usages: Usages::default(),
             handshake_timeout: limits.handshake_timeout(),
             connections: places(limits.connections_max),
             handshakes: places(limits.handshakes_max),
@@ -157,9 +163,14 @@ impl Acceptor {
         if let Err(error) = &identity {
             tracing::warn!(?from, %error, "a caller without an identity");
         }
+        let usage = match &identity {
+            Ok(id) => self.usages.of(id),
+            Err(_) => Arc::new(Usage::new()),
+        };
+        let caller = identity.map(|id| Caller::new(id, self.policy.clone()));
         Some(Connection {
             stream,
-            peer: Peer::new(identity.map(|id| Caller::new(id, self.policy.clone()))),
+            peer: Peer::of(caller, usage),
             _place: place,
         })
     }
@@ -174,11 +185,16 @@ impl fmt::Debug for Acceptor {
 }
 
 impl Peer {
-    /// Somebody, or nobody.
+    /// Somebody, or nobody, who has no other connection.
     #[must_use]
     pub fn new(identity: Result<Caller, Unidentified>) -> Self {
+        Self::of(identity, Arc::new(Usage::new()))
+    }
+
+    fn of(identity: Result<Caller, Unidentified>, usage: Arc<Usage>) -> Self {
         Self(Arc::new(Known {
             identity,
+            usage,
             recorded: AtomicU64::new(0),
         }))
     }
@@ -189,6 +205,11 @@ impl Peer {
     /// Why nobody knows.
     pub fn caller(&self) -> Result<&Caller, Unidentified> {
         self.0.identity.as_ref().map_err(|error| *error)
+    }
+
+    /// What it takes, over all of its connections.
+    pub(super) fn usage(&self) -> &Arc<Usage> {
+        &self.0.usage
     }
 
     /// Has everything that is written to the connection from now on wait for the audit log.

@@ -3,15 +3,18 @@
 use std::{mem::take, sync::Arc, time::Duration};
 
 use spiffe::SpiffeId;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, async_trait};
 use zeroize::Zeroizing;
 
 use super::{
+    admission::{Admission, Admitted},
     deny,
     fields::Fields,
     listener::Peer,
     organization_message::kek_to_destroy,
     peer_of,
+    records::Records,
     status::{self, organization_not_found},
     within,
 };
@@ -56,6 +59,8 @@ pub struct OrganizationService {
     pub registrar: Registrar,
     /// Where calls are recorded.
     pub audit: Audit,
+    /// Where those are recorded that are over a limit.
+    pub records: Arc<Records>,
     /// Where they are counted.
     pub metrics: Arc<Metrics>,
     /// How long a call may take.
@@ -122,17 +127,14 @@ impl OrganizationService {
     ) -> Result<Response<A>, Status> {
         let peer = peer_of(&request)?;
         let answer = match peer.caller() {
-            Ok(caller) => {
-                let request = request.into_inner();
-                let named = request.organization_id().to_owned();
-                let answer = work(self, caller.id(), request).await;
-                let about = match &answer {
-                    Ok(answer) if !answer.organization_id().is_empty() => answer.organization_id(),
-                    _ => &named,
-                };
-                self.record(&peer, caller, rpc, about, answer.as_ref().err())
-                    .and(answer)
-            }
+            Ok(caller) => match self.admission().admit(&peer, caller, rpc, Instant::now()) {
+                Ok(admitted) => {
+                    self.answer(&peer, &admitted, rpc, request.into_inner(), work)
+                        .await
+                }
+                // On record, if that is due.
+                Err(over) => Err(over),
+            },
             Err(unidentified) => Err(unidentified.into()),
         };
         let outcome = answer
@@ -140,6 +142,39 @@ impl OrganizationService {
             .map_or_else(status::reason, |_| Outcome::Done.as_str());
         self.metrics.called(rpc, outcome);
         answer.map(Response::new)
+    }
+
+    async fn answer<Q: Names, A: Names>(
+        &self,
+        peer: &Peer,
+        admitted: &Admitted<'_>,
+        rpc: &'static str,
+        request: Q,
+        work: impl AsyncFnOnce(&Self, &SpiffeId, Q) -> Result<A, Status>,
+    ) -> Result<A, Status> {
+        let caller = admitted.caller();
+        let named = request.organization_id().to_owned();
+        if let Ok(organization) = OrganizationId::parse(&named) {
+            admitted.asks_about(&organization);
+        }
+        let answer = match admitted.begin() {
+            Ok(_under_way) => work(self, caller.id(), request).await,
+            Err(over) => Err(over),
+        };
+        let about = match &answer {
+            Ok(answer) if !answer.organization_id().is_empty() => answer.organization_id(),
+            _ => &named,
+        };
+        self.record(peer, caller, rpc, about, answer.as_ref().err())
+            .and(answer)
+    }
+
+    fn admission(&self) -> Admission<'_> {
+        Admission {
+            policy: &self.policy,
+            records: &self.records,
+            metrics: &self.metrics,
+        }
     }
 
     fn record(

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{
+    admission::{Admission, Admitted},
     deny,
     fields::Fields,
     get_token::message,
@@ -112,15 +113,19 @@ impl TokenService {
         let limit = self.call_timeout.min(deadline.unwrap_or(Duration::MAX));
         let mut asked = Asked::default();
         let found = match peer.caller() {
-            Ok(caller) => {
-                let found = self.find(caller, request, limit, &mut asked).await;
-                let (records, rpc) = (&self.records, GET_TOKEN);
-                let recorded = match &found {
-                    Ok((token, _)) => records.record_hand_out(peer, caller, rpc, &asked, token),
-                    Err(status) => records.record(peer, caller, rpc, &asked, Err(status)),
-                };
-                recorded.map_err(Status::from).and(found)
-            }
+            Ok(caller) => match self.admission().admit(peer, caller, GET_TOKEN, began) {
+                Ok(admitted) => {
+                    let found = self.find(&admitted, request, limit, &mut asked).await;
+                    let (records, rpc) = (&self.records, GET_TOKEN);
+                    let recorded = match &found {
+                        Ok((token, _)) => records.record_hand_out(peer, caller, rpc, &asked, token),
+                        Err(status) => records.record(peer, caller, rpc, &asked, Err(status)),
+                    };
+                    recorded.map_err(Status::from).and(found)
+                }
+                // On record, if that is due.
+                Err(over) => Err(over),
+            },
             Err(unidentified) => Err(unidentified.into()),
         };
         match &found {
@@ -132,28 +137,38 @@ impl TokenService {
 
     async fn find(
         &self,
-        caller: &Caller,
+        admitted: &Admitted<'_>,
         request: GetTokenRequest,
         limit: Duration,
         asked: &mut Asked,
     ) -> Result<(Arc<Token>, Cache), Status> {
-        let wanted = self.understand(caller, &request, asked)?;
+        let wanted = self.understand(admitted, &request, asked)?;
         let lane = wanted.purpose.into();
         let mut token = pin!(self.tokens.token(&wanted.key, wanted.needed, lane));
         // A hit is there at once, and needs no timer.
         match poll_fn(|cx| Poll::Ready(token.as_mut().poll(cx))).await {
             Poll::Ready(token) => Ok((token?, Cache::Hit)),
             Poll::Pending => {
+                let _under_way = admitted.begin()?;
                 let token = within(limit, ErrorReason::IdpUnreachable, token).await??;
                 Ok((token, Cache::Miss))
             }
         }
     }
 
+    /// What lets callers in.
+    pub(super) fn admission(&self) -> Admission<'_> {
+        Admission {
+            policy: &self.policy,
+            records: &self.records,
+            metrics: &self.metrics,
+        }
+    }
+
     /// Which token a request is about, if the caller may have it.
     pub(super) fn understand(
         &self,
-        caller: &Caller,
+        admitted: &Admitted<'_>,
         request: &GetTokenRequest,
         asked: &mut Asked,
     ) -> Result<Wanted, Status> {
@@ -164,6 +179,9 @@ impl TokenService {
             request.resource,
             &request.sharepoint_host,
         );
+        if let Some(organization) = &asked.organization {
+            admitted.asks_about(organization);
+        }
         let needed = fields.min_remaining(request.min_remaining, self.margin);
         let purpose = fields.purpose(request.purpose);
         let (Some(key), Some(needed), Some(purpose), true) =
@@ -171,7 +189,7 @@ impl TokenService {
         else {
             return Err(fields.into_status());
         };
-        self.allow(caller, &key, Some(purpose))?;
+        self.allow(admitted.caller(), &key, Some(purpose))?;
         Ok(Wanted {
             key,
             needed,

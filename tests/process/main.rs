@@ -13,6 +13,7 @@ mod guards;
 mod image;
 mod kill;
 mod memory;
+mod policy;
 mod program;
 mod rewrap;
 mod rollback;
