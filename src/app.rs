@@ -48,6 +48,7 @@ pub mod audit;
 mod engine;
 pub mod offline;
 mod opening;
+pub mod policy;
 
 use engine::Upstream;
 use opening::{Attempt as _, Opening, Sealed, cause, keep_trying};

@@ -26,14 +26,18 @@ use crate::{
 };
 
 mod description;
+pub mod explain;
 mod file;
 mod grant;
 mod granted;
+mod limits;
 
 pub use grant::{Question, Wanted};
+pub use limits::Limits;
 
 use grant::Grant;
 use granted::Granted;
+use limits::Limiting;
 
 /// What a caller wants to do.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Hash)]
@@ -93,6 +97,7 @@ pub struct Policy {
     below: Vec<(String, Arc<Granted>)>,
     /// Keys of labels that decide who may do what.
     label_keys: BTreeSet<Box<str>>,
+    limiting: Limiting,
 }
 
 /// Somebody who calls, with the grants that a policy has for them: found once for a connection, since
@@ -106,6 +111,7 @@ pub struct Caller {
     /// Whose the grants are.
     policy: Arc<Policy>,
     grants: SmallVec<[Arc<Granted>; 2]>,
+    limits: Limits,
 }
 
 impl Policy {
@@ -230,6 +236,16 @@ impl Policy {
         Err(Denied::Labels)
     }
 
+    /// How much a caller may take. As with [`Self::check_token_of`], what is known of the caller counts only
+    /// if it is of this policy.
+    #[must_use]
+    pub fn limits_of(self: &Arc<Self>, caller: &Caller) -> Limits {
+        if Arc::ptr_eq(self, &caller.policy) {
+            return caller.limits;
+        }
+        self.limiting.of(&caller.id)
+    }
+
     fn grants(&self, caller: &SpiffeId) -> impl Iterator<Item = &Grant> {
         self.granted(caller).flat_map(Granted::all)
     }
@@ -285,6 +301,7 @@ impl Caller {
     #[must_use]
     pub fn new(id: SpiffeId, policy: Arc<Policy>) -> Self {
         let grants = policy.shared(&id).cloned().collect();
+        let limits = policy.limiting.of(&id);
         let name = id.to_string();
         let digest = digest(&SHA256, name.as_bytes());
         Self {
@@ -293,6 +310,7 @@ impl Caller {
             id,
             policy,
             grants,
+            limits,
         }
     }
 

@@ -11,6 +11,8 @@ mod error;
 mod kek;
 mod name;
 mod organization;
+#[cfg(feature = "server")]
+mod policy;
 mod source;
 mod store;
 mod table;
@@ -24,12 +26,14 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use self::error::Error;
 #[cfg(feature = "server")]
-pub use self::{
-    audit::{AuditCommand, HandOutView},
-    store::OfflineCommand,
-};
+pub use self::audit::{AuditCommand, HandOutView};
 pub use self::{
     console::Console, organization::OrganizationCommand, store::StoreCommand, token::TokenCommand,
+};
+#[cfg(feature = "server")]
+pub use self::{
+    policy::{PolicyCommand, TestArguments},
+    store::OfflineCommand,
 };
 use crate::client::ConnectionConfig;
 
@@ -129,6 +133,10 @@ pub enum Command {
     #[cfg(feature = "server")]
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Check a policy file, and ask it for decisions, without a broker.
+    #[cfg(feature = "server")]
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// What is done by calling a broker.
     #[command(flatten)]
     Remote(RemoteCommand),

@@ -9,9 +9,11 @@ use kodo_broker::{
     app::{
         audit,
         offline::{self, Task},
+        policy,
     },
     cli::{
-        AuditCommand, HandOutView, OfflineCommand, Options, Output, RemoteCommand, StoreCommand,
+        AuditCommand, HandOutView, OfflineCommand, Options, Output, PolicyCommand, RemoteCommand,
+        StoreCommand,
     },
     lockdown::Guards,
 };
@@ -55,6 +57,8 @@ fn main() -> ExitCode {
         }
         #[cfg(feature = "server")]
         Command::Audit(command) => of_audit(&options, command),
+        #[cfg(feature = "server")]
+        Command::Policy(command) => of_policy(&options, command),
         #[cfg(feature = "simulator")]
         Command::Dev { listen, data_dir } => {
             // Not locked: the broker logs to standard error meanwhile.
@@ -74,6 +78,27 @@ fn main() -> ExitCode {
             cli::run(&options, command, &mut console)
         }
     }
+}
+
+#[cfg(feature = "server")]
+fn of_policy(options: &Options, command: PolicyCommand) -> ExitCode {
+    let (file, trust_domain, task) = match command {
+        PolicyCommand::Check { file, trust_domain } => (file, trust_domain, policy::Task::Check),
+        PolicyCommand::Test(asked) => (
+            asked.file,
+            asked.trust_domain,
+            policy::Task::Test(policy::CaseText {
+                caller: asked.caller,
+                action: asked.action,
+                organization: asked.organization,
+                labels: asked.labels,
+                resource: asked.resource,
+                purpose: asked.purpose,
+            }),
+        ),
+    };
+    let json = options.output == Output::Json;
+    policy::command(&file, trust_domain.as_deref(), &task, json)
 }
 
 #[cfg(feature = "server")]

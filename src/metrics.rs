@@ -36,6 +36,7 @@ pub struct Metrics {
     tokens: Counter,
     hit: Histogram,
     miss: Histogram,
+    walks: Counter,
     /// Open connections of callers.
     pub connections: Gauge,
     /// Connections closed since their client floods.
@@ -115,6 +116,12 @@ impl Metrics {
             "Connections, or calls through a proxy, of whom nobody knows, by reason",
             unidentified.clone(),
         );
+        let walks = Counter::default();
+        registry.register(
+            "organization_walks",
+            "How often a caller asked about more organizations within an hour than it should",
+            walks.clone(),
+        );
         let tokens = calls.get_or_create_owned(&Call {
             rpc: "GetToken",
             outcome: "OK",
@@ -127,6 +134,7 @@ impl Metrics {
             tokens,
             hit,
             miss,
+            walks,
             connections,
             floods,
             identity_headers,
@@ -161,6 +169,11 @@ impl Metrics {
     pub fn unidentified(&self, reason: &'static str) {
         let counter = self.unidentified.get_or_create(&Unidentified { reason });
         counter.inc();
+    }
+
+    /// Counts a caller that walks more organizations than it should.
+    pub fn walks(&self) {
+        self.walks.inc();
     }
 
     /// Adds a figure that is read when it is asked for.

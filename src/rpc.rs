@@ -26,6 +26,7 @@ use crate::{
     },
 };
 
+mod admission;
 pub mod callers;
 pub mod connection;
 pub mod cores;
@@ -54,6 +55,7 @@ mod status;
 pub mod store_service;
 pub mod token_service;
 mod unary;
+mod usage;
 mod watch;
 
 use identity_service::IdentityService;

@@ -218,6 +218,7 @@ impl Opening {
                 hand_outs: self.records.hand_outs(),
                 clock: self.clock,
                 audit: self.audit.clone(),
+                records: self.records.clone(),
                 metrics: self.metrics.clone(),
                 call_timeout: limits.call_timeout(),
             },

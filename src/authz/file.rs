@@ -1,8 +1,14 @@
 //! The policy file: TOML, read and checked as a whole. `deploy/policy.toml` explains it.
 
-use std::sync::Arc;
+use std::{num::NonZeroU32, sync::Arc};
 
-use serde::Deserialize;
+use serde::{
+    Deserialize,
+    de::{
+        IntoDeserializer as _,
+        value::{Error, StrDeserializer},
+    },
+};
 use spiffe::{SpiffeId, TrustDomain};
 use toml::Spanned;
 
@@ -10,8 +16,9 @@ use super::{
     Action, Policy,
     grant::{Grant, PurposeName, ResourceName, Set},
     granted::{CallerPattern, Granting},
+    limits::{Limiting, Limits},
 };
-use crate::organization::{OrganizationId, label::Label};
+use crate::organization::{OrganizationId, Purpose, Resource, label::Label};
 
 /// A file of grants.
 #[derive(Deserialize)]
@@ -19,6 +26,19 @@ use crate::organization::{OrganizationId, label::Label};
 struct PolicyFile {
     #[serde(default)]
     grant: Vec<Spanned<GrantEntry>>,
+    #[serde(default)]
+    limits: Limits,
+    #[serde(default)]
+    caller_limits: Vec<LimitsEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LimitsEntry {
+    callers: Vec<Spanned<String>>,
+    calls_per_second: Option<NonZeroU32>,
+    calls_under_way: Option<NonZeroU32>,
+    organizations_per_hour: Option<NonZeroU32>,
 }
 
 #[derive(Deserialize)]
@@ -31,6 +51,44 @@ struct GrantEntry {
     #[serde(default)]
     resources: Vec<ResourceName>,
     purposes: Option<Spanned<Vec<PurposeName>>>,
+}
+
+/// The first caller that a file names.
+pub(super) fn first_caller(text: &str) -> Result<Option<String>, String> {
+    let file: PolicyFile = toml::from_str(text).map_err(|error| error.to_string())?;
+    let callers = file
+        .grant
+        .into_iter()
+        .flat_map(|grant| grant.into_inner().callers);
+    Ok(callers.map(Spanned::into_inner).next())
+}
+
+/// An action, as the file has it.
+pub(super) fn action(word: &str) -> Result<Action, String> {
+    parsed(word)
+}
+
+/// A resource, as the file has it.
+pub(super) fn resource(word: &str) -> Result<Resource, String> {
+    Ok(match parsed(word)? {
+        ResourceName::Graph => Resource::Graph,
+        ResourceName::Exchange => Resource::Exchange,
+        ResourceName::Sharepoint => Resource::SharePoint(None),
+        ResourceName::AzureAdGraph => Resource::AzureAdGraph,
+    })
+}
+
+/// A purpose, as the file has it.
+pub(super) fn purpose(word: &str) -> Result<Purpose, String> {
+    Ok(match parsed(word)? {
+        PurposeName::Backup => Purpose::Backup,
+        PurposeName::Restore => Purpose::Restore,
+    })
+}
+
+fn parsed<'a, T: Deserialize<'a>>(word: &'a str) -> Result<T, String> {
+    let word: StrDeserializer<'a, Error> = word.into_deserializer();
+    T::deserialize(word).map_err(|error| error.to_string())
 }
 
 /// What is wrong, and where it begins in the text.
@@ -46,7 +104,32 @@ pub(super) fn parse(text: &str, trust_domain: &TrustDomain) -> Result<Policy, St
         let added = add(&mut granting, entry.into_inner(), begins, trust_domain);
         added.map_err(|(at, reason)| format!("line {}: {reason}", line(at)))?;
     }
-    Ok(granting.compiled())
+    let mut limiting = Limiting::new(file.limits);
+    for entry in &file.caller_limits {
+        let added = limit(&mut limiting, entry, trust_domain);
+        added.map_err(|(at, reason)| format!("line {}: {reason}", line(at)))?;
+    }
+    Ok(granting.compiled(limiting))
+}
+
+fn limit(
+    limiting: &mut Limiting,
+    entry: &LimitsEntry,
+    trust_domain: &TrustDomain,
+) -> Result<(), Wrong> {
+    let limits = Limits {
+        calls_per_second: entry.calls_per_second,
+        calls_under_way: entry.calls_under_way,
+        organizations_per_hour: entry.organizations_per_hour,
+    };
+    for caller in &entry.callers {
+        let (at, text) = (caller.span().start, caller.get_ref());
+        let pattern = caller_pattern(text, trust_domain).map_err(|reason| (at, reason))?;
+        if !limiting.add(pattern, limits) {
+            return Err((at, format!("`{text}` has limits of its own already")));
+        }
+    }
+    Ok(())
 }
 
 fn add(

@@ -7,7 +7,7 @@ use std::{
 
 use spiffe::SpiffeId;
 
-use super::{Policy, grant::Grant};
+use super::{Policy, grant::Grant, limits::Limiting};
 use crate::organization::OrganizationId;
 
 /// Up to so many grants are gone through one by one: that is faster than to look them up.
@@ -54,8 +54,9 @@ impl Granting {
         }
     }
 
-    pub(super) fn compiled(self) -> Policy {
+    pub(super) fn compiled(self, limiting: Limiting) -> Policy {
         let mut policy = Policy {
+            limiting,
             label_keys: self.label_keys,
             ..Policy::default()
         };

@@ -13,6 +13,7 @@ use super::{
     listener::{Outgoing, Peer},
     peer::{Unidentified, identify},
     socket::Origin,
+    usage::{Usage, Usages},
 };
 use crate::{
     authz::{Caller, Policy},
@@ -30,6 +31,7 @@ pub struct Identification {
     /// None of them: whoever is on this machine.
     proxies: Vec<TrustedProxy>,
     policy: Arc<Policy>,
+    usages: Usages,
     metrics: Arc<Metrics>,
 }
 
@@ -66,6 +68,7 @@ impl Identification {
             forwarded: Forwarded::new(config).map(Arc::new),
             proxies: config.trusted_proxies.clone(),
             policy,
+            usages: Usages::default(),
             metrics,
         })
     }
@@ -115,8 +118,12 @@ impl Identification {
         if let Err(error) = &identity {
             self.metrics.unidentified(error.label());
         }
+        let usage = match &identity {
+            Ok(id) => self.usages.of(id),
+            Err(_) => Arc::new(Usage::new()),
+        };
         let caller = identity.map(|id| Caller::new(id, self.policy.clone()));
-        Peer::on(caller, outgoing.clone())
+        Peer::on(caller, usage, outgoing.clone())
     }
 
     /// Counts headers that would say who calls, if another mode had been chosen. All names are looked

@@ -33,6 +33,7 @@ use super::{
     handshakes::Handshakes,
     peer::Unidentified,
     socket::{Listener, Socket, Stream},
+    usage::Usage,
 };
 use crate::{audit::Place, authz::Caller, config::LimitsConfig, token::delivery::Route};
 
@@ -62,6 +63,7 @@ pub struct Peer(Arc<Known>);
 #[derive(Debug)]
 struct Known {
     identity: Result<Caller, Unidentified>,
+    usage: Arc<Usage>,
     outgoing: Outgoing,
 }
 
@@ -185,15 +187,23 @@ impl fmt::Debug for Acceptor {
 }
 
 impl Peer {
-    /// Somebody, or nobody, on a connection of its own.
+    /// Somebody, or nobody, on a connection of its own and without others.
     #[must_use]
     pub fn new(identity: Result<Caller, Unidentified>) -> Self {
-        Self::on(identity, Outgoing::default())
+        Self::on(identity, Arc::new(Usage::new()), Outgoing::default())
     }
 
-    /// The same on a connection that others may call on, too.
-    pub(super) fn on(identity: Result<Caller, Unidentified>, outgoing: Outgoing) -> Self {
-        Self(Arc::new(Known { identity, outgoing }))
+    /// The same on a connection that others may call on, too, with what it takes over all connections.
+    pub(super) fn on(
+        identity: Result<Caller, Unidentified>,
+        usage: Arc<Usage>,
+        outgoing: Outgoing,
+    ) -> Self {
+        Self(Arc::new(Known {
+            identity,
+            usage,
+            outgoing,
+        }))
     }
 
     /// Who it is.
@@ -208,6 +218,11 @@ impl Peer {
     #[must_use]
     pub fn route(&self) -> &Arc<Route> {
         self.0.outgoing.route()
+    }
+
+    /// What it takes, over all of its connections.
+    pub(super) fn usage(&self) -> &Arc<Usage> {
+        &self.0.usage
     }
 
     /// Has everything that is written to the connection from now on wait for the audit log.

@@ -3,11 +3,19 @@
 use std::{sync::Arc, time::Duration};
 
 use spiffe::SpiffeId;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, async_trait};
 use zeroize::Zeroizing;
 
 use super::{
-    deny, fields::Fields, listener::Peer, organization_message::outstanding, peer_of, status,
+    admission::{Admission, Admitted},
+    deny,
+    fields::Fields,
+    listener::Peer,
+    organization_message::outstanding,
+    peer_of,
+    records::Records,
+    status,
     within,
 };
 use crate::{
@@ -60,6 +68,8 @@ pub struct OrganizationService {
     pub clock: Clock,
     /// Where calls are recorded.
     pub audit: Audit,
+    /// Where those are recorded that are over a limit.
+    pub records: Arc<Records>,
     /// Where they are counted.
     pub metrics: Arc<Metrics>,
     /// How long a call may take.
@@ -142,10 +152,14 @@ impl OrganizationService {
     ) -> Result<Response<A>, Status> {
         let peer = peer_of(&request)?;
         let answer = match peer.caller() {
-            Ok(caller) => {
-                let request = request.into_inner();
-                self.on_record(&peer, caller, rpc, request, work).await
-            }
+            Ok(caller) => match self.admission().admit(&peer, caller, rpc, Instant::now()) {
+                Ok(admitted) => {
+                    let request = request.into_inner();
+                    self.on_record(&peer, &admitted, rpc, request, work).await
+                }
+                // On record, if that is due.
+                Err(over) => Err(over),
+            },
             Err(unidentified) => Err(unidentified.into()),
         };
         let outcome = answer
@@ -159,18 +173,25 @@ impl OrganizationService {
     async fn on_record<Q: Names, A: Names>(
         &self,
         peer: &Peer,
-        caller: &Caller,
+        admitted: &Admitted<'_>,
         rpc: &'static str,
         request: Q,
         work: impl AsyncFnOnce(&Self, &SpiffeId, Q) -> Result<A, Status>,
     ) -> Result<A, Status> {
+        let caller = admitted.caller();
         let named = request.organization_id().to_owned();
+        if let Ok(organization) = OrganizationId::parse(&named) {
+            admitted.asks_about(&organization);
+        }
         let intent = if reads(rpc) {
             None
         } else {
             Some(self.intend(caller, rpc, &named).await?)
         };
-        let answer = work(self, caller.id(), request).await;
+        let answer = match admitted.begin() {
+            Ok(_under_way) => work(self, caller.id(), request).await,
+            Err(over) => Err(over),
+        };
         let about = match &answer {
             Ok(answer) if !answer.organization_id().is_empty() => answer.organization_id(),
             _ => &named,
@@ -189,6 +210,14 @@ impl OrganizationService {
         let place = self.audit.record(&record)?;
         self.audit.durable(place).await?;
         Ok(call)
+    }
+
+    fn admission(&self) -> Admission<'_> {
+        Admission {
+            policy: &self.policy,
+            records: &self.records,
+            metrics: &self.metrics,
+        }
     }
 
     fn record(

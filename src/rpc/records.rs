@@ -18,12 +18,13 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::Status;
 
-use super::{fields::Fields, listener::Peer, status};
+use super::{fields::Fields, listener::Peer, status, usage::Reached};
 use crate::{
     audit::{Audit, Kind, Outcome, Place, Record, TokenRecord, Unavailable},
     authz::Caller,
     clock::Clock,
     organization::{OrganizationId, Resource},
+    pb::v1::ErrorReason,
     token::{Token, TokenKey, exposure::HandOuts},
 };
 
@@ -171,6 +172,27 @@ impl Records {
         if self.audit.record(&record).is_err() {
             tracing::warn!(rpc, call, "the end of a call is not in the audit log");
         }
+    }
+
+    /// Records that a caller was over a limit, if that is due: the record stands for those before it, too.
+    ///
+    /// # Errors
+    /// If it cannot be.
+    pub(super) fn record_over_limit(
+        &self,
+        peer: &Peer,
+        caller: &Caller,
+        rpc: &'static str,
+        reached: &Reached,
+    ) -> Result<(), Unavailable> {
+        let Some(untold) = reached.untold else {
+            return Ok(());
+        };
+        let (asked, refusal) = (Asked::default(), ErrorReason::LimitReached.reason());
+        let mut record = self.line(caller, rpc, &asked, Some(refusal), None);
+        record.again = Some(untold.get()).filter(|count| *count > 1);
+        peer.answers_after(self.audit.record(&record)?);
+        Ok(())
     }
 
     /// As [`Self::record`], for a token that a caller may be given again and again.

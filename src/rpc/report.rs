@@ -1,11 +1,14 @@
 //! `ReportToken`: an API refused a token.
 
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::{fields::Fields, peer_of, records::Asked, status, token_service::TokenService};
+use super::{
+    admission::Admitted, fields::Fields, peer_of, records::Asked, status,
+    token_service::TokenService,
+};
 use crate::{
     audit::Outcome,
-    authz::Caller,
     pb::v1::{self, ReportTokenRequest, ReportTokenResponse},
     token::report::Verdict,
 };
@@ -23,12 +26,18 @@ impl TokenService {
         let mut asked = Asked::default();
         let judged = match peer.caller() {
             Ok(caller) => {
-                let judged = self.decide(caller, &request.into_inner(), &mut asked);
-                let outcome = judged.as_ref().map(|_| None);
-                self.records
-                    .record(&peer, caller, REPORT_TOKEN, &asked, outcome)
-                    .map_err(Status::from)
-                    .and(judged)
+                let (admission, now) = (self.admission(), Instant::now());
+                match admission.admit(&peer, caller, REPORT_TOKEN, now) {
+                    Ok(admitted) => {
+                        let judged = self.decide(&admitted, &request.into_inner(), &mut asked);
+                        let outcome = judged.as_ref().map(|_| None);
+                        self.records
+                            .record(&peer, caller, REPORT_TOKEN, &asked, outcome)
+                            .map_err(Status::from)
+                            .and(judged)
+                    }
+                    Err(over) => Err(over),
+                }
             }
             Err(unidentified) => Err(unidentified.into()),
         };
@@ -41,7 +50,7 @@ impl TokenService {
 
     fn decide(
         &self,
-        caller: &Caller,
+        admitted: &Admitted<'_>,
         request: &ReportTokenRequest,
         asked: &mut Asked,
     ) -> Result<ReportTokenResponse, Status> {
@@ -52,6 +61,10 @@ impl TokenService {
             request.resource,
             &request.sharepoint_host,
         );
+        if let Some(organization) = &asked.organization {
+            admitted.asks_about(organization);
+        }
+        let caller = admitted.caller();
         let fingerprint = fields.fingerprint(&request.fingerprint);
         let refused = fields.refused(request.http_status, &request.claims_challenge);
         let (Some(key), Some(fingerprint), Some(refused), true) =

@@ -12,7 +12,11 @@ use std::{
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
-use super::{peer::Unidentified, seal::Cause};
+use super::{
+    peer::Unidentified,
+    seal::Cause,
+    usage::{Limit, Reached},
+};
 use crate::{
     audit,
     authz::Denied,
@@ -113,6 +117,20 @@ pub(super) fn too_many_streams() -> Status {
         "the broker has as many streams of tokens as it may; call GetToken, or raise tokens.streams_max",
         RETRY,
     )
+}
+
+/// The caller takes more than its policy has for it.
+pub(super) fn over_limit(reached: &Reached) -> Status {
+    let message = match reached.limit {
+        Limit::CallsPerSecond => {
+            "this caller makes more calls than it may (calls_per_second of the policy); slow down"
+        }
+        Limit::CallsUnderWay => {
+            "this caller has as many calls under way as it may (calls_under_way of the policy); let some finish first"
+        }
+    };
+    let (code, reason) = (Code::ResourceExhausted, Reason::LimitReached);
+    retry(code, reason, message, reached.retry_after)
 }
 
 /// The flight was cut off: the broker stops.

@@ -2,12 +2,13 @@
 
 use std::{num::NonZeroU32, pin::Pin, sync::Arc};
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{
+    admission::Admission,
     deny,
     listener::Peer,
     organization_message::kek_to_destroy,
@@ -115,12 +116,19 @@ impl StoreService {
         let peer = peer_of(request)?;
         let admitted = match peer.caller() {
             Ok(caller) => {
-                let allowed = self.allow(caller);
-                let outcome = allowed.as_ref().map(|()| None);
-                let recorded = self
-                    .records
-                    .record(&peer, caller, rpc, &Asked::default(), outcome);
-                recorded.map_err(Status::from).and(allowed)
+                let admission = Admission {
+                    policy: &self.policy,
+                    records: &self.records,
+                    metrics: &self.metrics,
+                };
+                let admitted = admission.admit(&peer, caller, rpc, Instant::now());
+                admitted.and_then(|_| {
+                    let allowed = self.allow(caller);
+                    let outcome = allowed.as_ref().map(|()| None);
+                    let asked = Asked::default();
+                    let recorded = self.records.record(&peer, caller, rpc, &asked, outcome);
+                    recorded.map_err(Status::from).and(allowed)
+                })
             }
             Err(unidentified) => Err(unidentified.into()),
         };

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{
+    admission::{Admission, Admitted},
     deny,
     fields::Fields,
     get_token::message,
@@ -127,15 +128,19 @@ impl TokenService {
         let limit = self.call_timeout.min(deadline.unwrap_or(Duration::MAX));
         let mut asked = Asked::default();
         let found = match peer.caller() {
-            Ok(caller) => {
-                let found = self.find(peer, caller, request, limit, &mut asked).await;
-                let (records, rpc) = (&self.records, GET_TOKEN);
-                let recorded = match &found {
-                    Ok((token, ..)) => records.record_hand_out(peer, caller, rpc, &asked, token),
-                    Err(status) => records.record(peer, caller, rpc, &asked, Err(status)),
-                };
-                recorded.map_err(Status::from).and(found)
-            }
+            Ok(caller) => match self.admission().admit(peer, caller, GET_TOKEN, began) {
+                Ok(admitted) => {
+                    let found = self.find(peer, &admitted, request, limit, &mut asked).await;
+                    let (records, rpc) = (&self.records, GET_TOKEN);
+                    let recorded = match &found {
+                        Ok((token, ..)) => records.record_hand_out(peer, caller, rpc, &asked, token),
+                        Err(status) => records.record(peer, caller, rpc, &asked, Err(status)),
+                    };
+                    recorded.map_err(Status::from).and(found)
+                }
+                // On record, if that is due.
+                Err(over) => Err(over),
+            },
             Err(unidentified) => Err(unidentified.into()),
         };
         match &found {
@@ -148,12 +153,12 @@ impl TokenService {
     async fn find(
         &self,
         peer: &Peer,
-        caller: &Caller,
+        admitted: &Admitted<'_>,
         request: GetTokenRequest,
         limit: Duration,
         asked: &mut Asked,
     ) -> Result<(Arc<Token>, Delivery, Cache), Status> {
-        let wanted = self.understand(caller, &request, asked)?;
+        let wanted = self.understand(admitted, &request, asked)?;
         let lane = wanted.purpose.into();
         for _ in 0..LOOKS_MAX {
             let seen = self.deliveries.seen();
@@ -162,6 +167,7 @@ impl TokenService {
             let (token, cache) = match poll_fn(|cx| Poll::Ready(token.as_mut().poll(cx))).await {
                 Poll::Ready(token) => (token?, Cache::Hit),
                 Poll::Pending => {
+                    let _under_way = admitted.begin()?;
                     // To be refused at once is better than to wait behind all those.
                     let Ok(_place) = self.waiting.try_acquire() else {
                         return Err(status::too_many_calls());
@@ -177,10 +183,19 @@ impl TokenService {
         Err(status::shutting_down())
     }
 
+    /// What lets callers in.
+    pub(super) fn admission(&self) -> Admission<'_> {
+        Admission {
+            policy: &self.policy,
+            records: &self.records,
+            metrics: &self.metrics,
+        }
+    }
+
     /// Which token a request is about, if the caller may have it.
     pub(super) fn understand(
         &self,
-        caller: &Caller,
+        admitted: &Admitted<'_>,
         request: &GetTokenRequest,
         asked: &mut Asked,
     ) -> Result<Wanted, Status> {
@@ -191,6 +206,9 @@ impl TokenService {
             request.resource,
             &request.sharepoint_host,
         );
+        if let Some(organization) = &asked.organization {
+            admitted.asks_about(organization);
+        }
         let needed = fields.min_remaining(request.min_remaining, self.margin);
         let purpose = fields.purpose(request.purpose);
         let (Some(key), Some(needed), Some(purpose), true) =
@@ -198,7 +216,7 @@ impl TokenService {
         else {
             return Err(fields.into_status());
         };
-        self.allow(caller, &key, Some(purpose))?;
+        self.allow(admitted.caller(), &key, Some(purpose))?;
         Ok(Wanted {
             key,
             needed,

@@ -3,11 +3,12 @@
 use std::{pin::Pin, sync::Arc};
 
 use futures_util::stream::unfold;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use super::{
+    admission::Admitted,
     get_token::message,
     listener::Peer,
     peer_of,
@@ -15,10 +16,10 @@ use super::{
     status,
     token_service::{TokenService, Wanted},
     unary::Handed,
+    usage::UnderWay,
 };
 use crate::{
     audit::Outcome,
-    authz::Caller,
     pb::v1::{GetTokenRequest, WatchTokenRequest, WatchTokenResponse},
     token::{Token, watch::Watch},
 };
@@ -39,7 +40,8 @@ struct Following {
     watch: Watch,
     /// Tokens that are on their way out.
     handed: Handed,
-    /// Gives the place back when the stream ends.
+    /// Give the places back when the stream ends: that of the caller, and that of the broker.
+    _under_way: UnderWay,
     _place: OwnedSemaphorePermit,
 }
 
@@ -53,16 +55,18 @@ impl TokenService {
         let mut asked = Asked::default();
         let begun = match peer.caller() {
             Ok(caller) => {
-                let begun = self.begin(&peer, caller, request.into_inner(), &mut asked);
-                match begun {
-                    // Each token has a record of its own.
-                    Ok(begun) => Ok(begun),
-                    Err(refused) => {
-                        let outcome = Err(&refused);
-                        let records = &self.records;
-                        records.record(&peer, caller, WATCH_TOKEN, &asked, outcome)?;
-                        Err(refused)
+                let (admission, now) = (self.admission(), Instant::now());
+                match admission.admit(&peer, caller, WATCH_TOKEN, now) {
+                    Ok(admitted) => {
+                        let begun = self.begin(&peer, &admitted, request.into_inner(), &mut asked);
+                        if let Err(refused) = &begun {
+                            let (records, outcome) = (&self.records, Err(refused));
+                            records.record(&peer, caller, WATCH_TOKEN, &asked, outcome)?;
+                        }
+                        // Each token has a record of its own.
+                        begun
                     }
+                    Err(over) => Err(over),
                 }
             }
             Err(unidentified) => Err(unidentified.into()),
@@ -87,11 +91,11 @@ impl TokenService {
     fn begin(
         &self,
         peer: &Peer,
-        caller: &Caller,
+        admitted: &Admitted<'_>,
         request: WatchTokenRequest,
         asked: &mut Asked,
     ) -> Result<Following, Status> {
-        let wanted = self.understand(caller, &request.into(), asked)?;
+        let wanted = self.understand(admitted, &request.into(), asked)?;
         let lane = wanted.purpose.into();
         let place = Arc::clone(&self.streams).try_acquire_owned();
         Ok(Following {
@@ -101,6 +105,7 @@ impl TokenService {
             watch: self.tokens.watch(wanted.key.clone(), wanted.needed, lane),
             wanted,
             handed: Handed::default(),
+            _under_way: admitted.begin()?,
             _place: place.map_err(|_| status::too_many_streams())?,
         })
     }

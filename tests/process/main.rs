@@ -15,6 +15,7 @@ mod identity;
 mod image;
 mod kill;
 mod memory;
+mod policy;
 mod program;
 mod rewrap;
 mod rollback;
