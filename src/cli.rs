@@ -24,9 +24,9 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use self::error::Error;
 #[cfg(feature = "server")]
 pub use self::audit::{AuditCommand, HandOutView};
+use self::error::Error;
 pub use self::{
     console::Console, organization::OrganizationCommand, store::StoreCommand, token::TokenCommand,
 };

@@ -42,7 +42,9 @@ use super::{
 use crate::{
     audit::{Audit, Place, Watcher},
     authz::Caller,
-    config::LimitsConfig, metrics::Metrics, pb::v1::ErrorReason,
+    config::LimitsConfig,
+    metrics::Metrics,
+    pb::v1::ErrorReason,
     token::delivery::Deliveries,
 };
 

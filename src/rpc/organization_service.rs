@@ -15,8 +15,7 @@ use super::{
     organization_message::outstanding,
     peer_of,
     records::Records,
-    status,
-    within,
+    status, within,
 };
 use crate::{
     audit::{Audit, Kind, Outcome, Record},

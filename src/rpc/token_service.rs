@@ -133,7 +133,9 @@ impl TokenService {
                     let found = self.find(peer, &admitted, request, limit, &mut asked).await;
                     let (records, rpc) = (&self.records, GET_TOKEN);
                     let recorded = match &found {
-                        Ok((token, ..)) => records.record_hand_out(peer, caller, rpc, &asked, token),
+                        Ok((token, ..)) => {
+                            records.record_hand_out(peer, caller, rpc, &asked, token)
+                        }
                         Err(status) => records.record(peer, caller, rpc, &asked, Err(status)),
                     };
                     recorded.map_err(Status::from).and(found)

@@ -25,6 +25,7 @@ use kodo_broker::{
     store::memory::MemoryStore,
     token::{
         cache::{Limits, TokenCache},
+        delivery::Deliveries,
         mint::Mint,
     },
     vault::Vault,
@@ -121,6 +122,8 @@ async fn service() -> (TokenServiceServer<TokenService>, Peer) {
         margin: Duration::from_secs(300),
         call_timeout: Duration::from_secs(60),
         streams: Arc::new(Semaphore::new(1)),
+        waiting: Arc::new(Semaphore::new(1)),
+        deliveries: Deliveries::default(),
         stop: CancellationToken::new(),
     });
     (service, peer)

@@ -101,7 +101,7 @@ fn all_callers_of_a_connection_wait_for_the_same_record() {
     let (one, two) = (callers.of(&naming("one")), callers.of(&naming("two")));
     let nobody = callers.of(&HeaderMap::new());
     one.answers_after(Place::new(7));
-    assert_eq!(callers.recorded().get(), Place::new(7));
+    assert_eq!(callers.outgoing().recorded(), Place::new(7));
     // Whoever is answered next on the connection.
     assert_eq!(two.recorded(), Place::new(7));
     assert_eq!(nobody.recorded(), Place::new(7));
