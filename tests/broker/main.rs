@@ -21,5 +21,6 @@ mod sealed;
 mod store;
 mod support;
 mod suspension;
+mod taking_back;
 mod upstream;
 mod watch;
