@@ -241,3 +241,6 @@ impl TokenService {
         allowed.map_err(|denied| deny(caller.id(), Action::GetToken, Some(organization), denied))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -129,7 +129,7 @@ impl Handed {
         self.lock().push(token);
     }
 
-    fn take(&self) -> SmallVec<[Delivery; 1]> {
+    pub(super) fn take(&self) -> SmallVec<[Delivery; 1]> {
         SmallVec::from_vec(mem::take(&mut *self.lock()))
     }
 

@@ -25,6 +25,7 @@ mod sealed;
 mod store;
 mod support;
 mod suspension;
+mod taking_back;
 mod timing;
 mod upstream;
 mod watch;

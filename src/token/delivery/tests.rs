@@ -103,8 +103,8 @@ async fn one_that_does_not_even_end_is_told_of() {
 /// taken back is flushed afterwards.
 #[test]
 fn nothing_leaves_once_it_was_taken_back() {
-    const TAKEN_BACK: u64 = 3000;
-    const ANSWERED: u64 = 10_000;
+    const TAKEN_BACK: u64 = 500;
+    const ANSWERED: u64 = 2000;
     let deliveries = Deliveries::default();
     let (value, dead) = (AtomicU64::new(1), AtomicU64::new(0));
     let (answered, done) = (AtomicU64::new(0), AtomicBool::new(false));
