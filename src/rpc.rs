@@ -45,6 +45,7 @@ pub mod records;
 mod report;
 mod request_body;
 pub mod seal;
+mod shares;
 mod status;
 pub mod store_service;
 pub mod token_service;

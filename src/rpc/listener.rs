@@ -32,6 +32,7 @@ use tonic::transport::server::Connected;
 use super::{
     handshakes::Handshakes,
     peer::{Unidentified, identify},
+    shares::{Share, Shares},
 };
 use crate::{
     audit::Place,
@@ -51,6 +52,7 @@ pub struct Connection<S, P> {
     pub peer: P,
     /// Gives the place back when the connection ends.
     _place: OwnedSemaphorePermit,
+    _share: Option<Share>,
 }
 
 /// A connection with a verified client certificate.
@@ -78,6 +80,7 @@ pub struct Acceptor {
     handshake_timeout: Duration,
     connections: Arc<Semaphore>,
     handshakes: Handshakes,
+    shares: Shares,
 }
 
 impl Acceptor {
@@ -100,6 +103,7 @@ impl Acceptor {
             handshake_timeout: limits.handshake_timeout(),
             connections: places(limits.connections_max),
             handshakes: Handshakes::new(limits.handshakes_max),
+            shares: Shares::new(limits.connections_per_caller_max),
         })
     }
 
@@ -159,10 +163,15 @@ impl Acceptor {
         if let Err(error) = &identity {
             tracing::warn!(?from, %error, "a caller without an identity");
         }
+        let Some(share) = self.shares.take(identity.as_ref().ok().cloned()) else {
+            tracing::warn!(?from, caller = ?identity.ok(), "refused a connection: its caller has as many as it may");
+            return None;
+        };
         Some(Connection {
             stream,
             peer: Peer::new(identity.map(|id| Caller::new(id, self.policy.clone()))),
             _place: place,
+            _share: Some(share),
         })
     }
 }
@@ -221,6 +230,7 @@ pub fn accept_plain(
                     stream,
                     peer: (),
                     _place: place,
+                    _share: None,
                 });
                 let Some(connection) = connection else {
                     continue;
