@@ -50,6 +50,7 @@ pub mod records;
 mod report;
 mod request_body;
 pub mod seal;
+mod shares;
 pub mod socket;
 mod status;
 pub mod store_service;

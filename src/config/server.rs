@@ -53,6 +53,8 @@ pub enum ListenAddress {
 pub struct LimitsConfig {
     /// Open connections.
     pub connections_max: NonZeroU32,
+    /// Open connections of one caller.
+    pub connections_per_caller_max: NonZeroU32,
     /// TLS handshakes under way.
     pub handshakes_max: NonZeroU32,
     /// Calls that wait for a token, on all connections.
@@ -133,6 +135,8 @@ impl Default for LimitsConfig {
         }
         Self {
             connections_max: u32(8192),
+            // Workers of one kind may have one identity.
+            connections_per_caller_max: u32(2048),
             handshakes_max: u32(256),
             waiting_calls_max: u32(32768),
             streams_per_connection_max: u32(256),

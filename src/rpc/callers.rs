@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::HeaderMap;
 use rustls::pki_types::CertificateDer;
-use spiffe::TrustDomain;
+use spiffe::{SpiffeId, TrustDomain};
 
 use super::{
     forwarded::{Forwarded, LINKERD, Seen, XFCC},
@@ -114,7 +114,7 @@ impl Identification {
         }
     }
 
-    fn peer(&self, identity: Result<spiffe::SpiffeId, Unidentified>, outgoing: &Outgoing) -> Peer {
+    fn peer(&self, identity: Result<SpiffeId, Unidentified>, outgoing: &Outgoing) -> Peer {
         if let Err(error) = &identity {
             self.metrics.unidentified(error.label());
         }
@@ -173,6 +173,14 @@ impl Callers {
     /// Whether no call can be answered, whatever it says.
     pub(super) fn are_nobody(&self) -> bool {
         matches!(&self.who, Who::One(peer) if peer.caller().is_err())
+    }
+
+    /// Whose the connection is, if that is known; `None` if it is a proxy's.
+    pub(super) fn owner(&self) -> Option<Option<&SpiffeId>> {
+        match &self.who {
+            Who::One(peer) => Some(peer.caller().ok().map(Caller::id)),
+            Who::Many(_) => None,
+        }
     }
 
     /// Who calls, if it is always the same one.

@@ -32,6 +32,7 @@ use super::{
     callers::{Callers, Identification},
     handshakes::Handshakes,
     peer::Unidentified,
+    shares::{Share, Shares},
     socket::{Listener, Socket, Stream},
     usage::Usage,
 };
@@ -49,6 +50,7 @@ pub struct Connection<S, P> {
     pub peer: P,
     /// Gives the place back when the connection ends.
     _place: OwnedSemaphorePermit,
+    _share: Option<Share>,
 }
 
 /// A connection of callers.
@@ -85,6 +87,7 @@ pub struct Acceptor {
     handshake_timeout: Duration,
     connections: Arc<Semaphore>,
     handshakes: Handshakes,
+    shares: Shares,
 }
 
 impl Acceptor {
@@ -105,6 +108,7 @@ impl Acceptor {
             handshake_timeout: limits.handshake_timeout(),
             connections: places(limits.connections_max),
             handshakes: Handshakes::new(limits.handshakes_max),
+            shares: Shares::new(limits.connections_per_caller_max),
         })
     }
 
@@ -155,6 +159,7 @@ impl Acceptor {
                     peer: self.identification.callers(from, None),
                     stream: socket.plain(),
                     _place: place,
+                    _share: None,
                 });
             }
         };
@@ -170,10 +175,24 @@ impl Acceptor {
             }
         };
         let chain = stream.get_ref().1.peer_certificates();
+        let callers = self.identification.callers(from, chain);
+        let share = match callers.owner() {
+            Some(owner) => {
+                let share = self.shares.take(owner.cloned());
+                if share.is_none() {
+                    let owner = owner.map(tracing::field::display);
+                    tracing::warn!(%from, owner, "refused a connection: its caller has as many as it may");
+                    return None;
+                }
+                share
+            }
+            None => None,
+        };
         Some(Connection {
-            peer: self.identification.callers(from, chain),
+            peer: callers,
             stream: Stream::Tls(Box::new(stream)),
             _place: place,
+            _share: share,
         })
     }
 }
@@ -266,6 +285,7 @@ pub fn accept_plain(
                     stream: socket.plain(),
                     peer: (),
                     _place: place,
+                    _share: None,
                 });
                 let Some(connection) = connection else {
                     continue;

@@ -1,5 +1,6 @@
 """Crowds at the broker's door: more connections than it takes, or than the system lets it have."""
 
+import contextlib
 import itertools
 import resource
 import socket
@@ -10,15 +11,18 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from hyperframe.frame import SettingsFrame
 
 import raw_http2
 import registration
-from raw_http2 import Connection
+from raw_http2 import Closed, Connection
 from registration import get_token
 
 ATTEMPTS = 100_000
 RESIDENT_MAX = 16 << 20
 HANDSHAKES = 8
+# Of one caller.
+CONNECTIONS = 20
 # Open files that the broker is left with, beside those it has.
 FILES_LEFT = 4
 
@@ -43,7 +47,8 @@ print(refused)
 
 @pytest.fixture(scope="module")
 def crowded(start_broker, authority):
-    return start_broker(authority.url, limits=f"handshakes_max = {HANDSHAKES}", log="warn")
+    limits = f"handshakes_max = {HANDSHAKES}\nconnections_per_caller_max = {CONNECTIONS}"
+    return start_broker(authority.url, limits=limits, log="warn")
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +90,36 @@ def test_slow_handshakes_keep_nobody_out(crowded, connect, warm):
     print(f"let in after {taken:.1f} s")
     # Those who came first make room after a second each, and not after 5.
     assert taken < 4 * 3
+
+
+def test_one_caller_keeps_no_other_out(crowded, ca, connect, warm, admin):
+    with contextlib.ExitStack() as stack:
+        mine = []
+        with contextlib.suppress(Closed):
+            while len(mine) <= CONNECTIONS:
+                connection = stack.enter_context(connect())
+                connection.open()
+                call(connection, warm)
+                mine.append(connection)
+        # grpcio has one, from when the broker was prepared.
+        assert len(mine) == CONNECTIONS - 1
+        with Connection(crowded.address, ca.file, admin.certificate_file, admin.key_file) as other:
+            other.open()
+            other.wait_for(lambda frame: isinstance(frame, SettingsFrame))
+        mine[0].socket.close()
+        wait_for_a_place(connect, warm)
+
+
+def wait_for_a_place(connect, warm):
+    """The broker finds out a moment after a connection has ended."""
+    until = time.monotonic() + 10
+    while True:
+        try:
+            with connect() as connection:
+                connection.open()
+                return call(connection, warm)
+        except Closed:
+            assert time.monotonic() < until
 
 
 def test_a_hundred_thousand_connections(crowded, connect, warm):

@@ -65,8 +65,8 @@ class Caller(threading.Thread):
     @property
     def accepted(self) -> set[int]:
         """By the broker's own account."""
-        last = self.connection.goaway.last_stream_id
-        return {stream for stream in self.begun if stream <= last}
+        goaway = self.connection.goaway
+        return {stream for stream in self.begun if not goaway or stream <= goaway.last_stream_id}
 
 
 def test_no_accepted_call_is_lost(stopping, ca, worker, warm):
