@@ -116,7 +116,8 @@ impl Identification {
             self.metrics.unidentified(error.label());
         }
         let caller = identity.map(|id| Caller::new(id, self.policy.clone()));
-        Peer::on(caller, recorded.clone())
+        let proxy = self.forwarded.as_ref().map(|_| self.mode.name());
+        Peer::on(caller, proxy, recorded.clone())
     }
 
     /// Counts headers that would say who calls, if another mode had been chosen. All names are looked

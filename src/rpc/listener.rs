@@ -61,6 +61,8 @@ pub struct Peer(Arc<Known>);
 #[derive(Debug)]
 struct Known {
     identity: Result<Caller, Unidentified>,
+    /// The mode of the proxy that says so.
+    proxy: Option<&'static str>,
     recorded: Recorded,
 }
 
@@ -183,12 +185,25 @@ impl Peer {
     /// Somebody, or nobody, on a connection of its own.
     #[must_use]
     pub fn new(identity: Result<Caller, Unidentified>) -> Self {
-        Self::on(identity, Recorded::default())
+        Self::on(identity, None, Recorded::default())
     }
 
-    /// The same on a connection that others may call on, too.
-    pub(super) fn on(identity: Result<Caller, Unidentified>, recorded: Recorded) -> Self {
-        Self(Arc::new(Known { identity, recorded }))
+    /// The same by the word of a proxy, on a connection that others may call on, too.
+    pub(super) fn on(
+        identity: Result<Caller, Unidentified>,
+        proxy: Option<&'static str>,
+        recorded: Recorded,
+    ) -> Self {
+        Self(Arc::new(Known {
+            identity,
+            proxy,
+            recorded,
+        }))
+    }
+
+    /// On which proxy's word it is who it is, by the mode; on none where its certificate says so.
+    pub(super) fn on_word_of(&self) -> Option<&'static str> {
+        self.0.proxy
     }
 
     /// Who it is.

@@ -147,6 +147,7 @@ impl OrganizationService {
             time: self.registrar.now(),
             rpc,
             caller: caller.name(),
+            on_word_of: peer.on_word_of(),
             organization: organization.as_ref().map_or("", OrganizationId::as_str),
             resource: None,
             sharepoint_host: None,

@@ -120,7 +120,7 @@ impl Records {
     ) -> Result<Place, Unavailable> {
         let refusal = outcome.err().map(status::reason);
         let token = outcome.ok().flatten();
-        let record = self.line(caller, rpc, asked, refusal, token);
+        let record = self.line((peer, caller), rpc, asked, refusal, token);
         let place = self.audit.record(&record)?;
         peer.answers_after(place);
         Ok(place)
@@ -211,7 +211,7 @@ impl Records {
         if count == 0 {
             return Ok(Place::default());
         }
-        let mut record = self.line(caller, rpc, asked, None, Some(token));
+        let mut record = self.line((peer, caller), rpc, asked, None, Some(token));
         record.again = Some(count);
         let told = self.audit.record(&record);
         if told.is_err() {
@@ -222,7 +222,7 @@ impl Records {
 
     fn line<'a>(
         &self,
-        caller: &'a Caller,
+        (peer, caller): (&Peer, &'a Caller),
         rpc: &'a str,
         asked: &'a Asked,
         refusal: Option<&'static str>,
@@ -232,6 +232,7 @@ impl Records {
             time: self.clock.now(),
             rpc,
             caller: caller.name(),
+            on_word_of: peer.on_word_of(),
             organization: asked
                 .organization
                 .as_ref()
