@@ -4,7 +4,9 @@
 //! # The way of a token
 //!
 //! ```text
-//! worker ── mTLS ─► rpc::listener      who calls: one SPIFFE ID per connection
+//! worker ── mTLS ─► rpc::listener      a handshake, within its limits
+//!                   rpc::callers        who calls: one SPIFFE ID per connection, or, where a trusted
+//!                     │                 proxy says it, per request
 //!                   rpc::connection     which call: a warm one is answered in the turn that read it
 //!                   rpc::token_service  what is asked: every field parsed
 //!                   authz               may it be: default deny, on every call

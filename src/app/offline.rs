@@ -158,6 +158,7 @@ async fn record(config: &Config, reason: &str) -> Result<(), Error> {
             time: Clock::system().now(),
             rpc: "AcceptRollback",
             caller: CALLER,
+            on_word_of: None,
             organization: "",
             resource: None,
             sharepoint_host: None,

@@ -19,6 +19,9 @@ pub struct Record<'a> {
     pub rpc: &'a str,
     /// SPIFFE ID of the caller.
     pub caller: &'a str,
+    /// The proxy on whose word it is that, by `identity.mode`; nothing where its certificate says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_word_of: Option<&'static str>,
     /// The organization that it was about, empty where it was about none, or about none that can be.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub organization: &'a str,

@@ -104,6 +104,7 @@ fn record(organization: &str) -> Record<'_> {
         time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_764_068_777_123),
         rpc: "GetToken",
         caller: "spiffe://kodo.test/worker",
+        on_word_of: None,
         organization,
         resource: Some("graph"),
         sharepoint_host: None,

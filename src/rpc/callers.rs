@@ -123,7 +123,8 @@ impl Identification {
             Err(_) => Arc::new(Usage::new()),
         };
         let caller = identity.map(|id| Caller::new(id, self.policy.clone()));
-        Peer::on(caller, usage, outgoing.clone())
+        let proxy = self.forwarded.as_ref().map(|_| self.mode.name());
+        Peer::on(caller, proxy, usage, outgoing.clone())
     }
 
     /// Counts headers that would say who calls, if another mode had been chosen. All names are looked

@@ -65,6 +65,8 @@ pub struct Peer(Arc<Known>);
 #[derive(Debug)]
 struct Known {
     identity: Result<Caller, Unidentified>,
+    /// The mode of the proxy that says so.
+    proxy: Option<&'static str>,
     usage: Arc<Usage>,
     outgoing: Outgoing,
 }
@@ -209,20 +211,28 @@ impl Peer {
     /// Somebody, or nobody, on a connection of its own and without others.
     #[must_use]
     pub fn new(identity: Result<Caller, Unidentified>) -> Self {
-        Self::on(identity, Arc::new(Usage::new()), Outgoing::default())
+        Self::on(identity, None, Arc::new(Usage::new()), Outgoing::default())
     }
 
-    /// The same on a connection that others may call on, too, with what it takes over all connections.
+    /// The same by the word of a proxy, on a connection that others may call on, too, with what it takes
+    /// over all connections.
     pub(super) fn on(
         identity: Result<Caller, Unidentified>,
+        proxy: Option<&'static str>,
         usage: Arc<Usage>,
         outgoing: Outgoing,
     ) -> Self {
         Self(Arc::new(Known {
             identity,
+            proxy,
             usage,
             outgoing,
         }))
+    }
+
+    /// On which proxy's word it is who it is, by the mode; on none where its certificate says so.
+    pub(super) fn on_word_of(&self) -> Option<&'static str> {
+        self.0.proxy
     }
 
     /// Who it is.

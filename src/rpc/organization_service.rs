@@ -185,7 +185,7 @@ impl OrganizationService {
         let intent = if reads(rpc) {
             None
         } else {
-            Some(self.intend(caller, rpc, &named).await?)
+            Some(self.intend(peer, caller, rpc, &named).await?)
         };
         let answer = match admitted.begin() {
             Ok(_under_way) => work(self, caller.id(), request).await,
@@ -201,10 +201,16 @@ impl OrganizationService {
     }
 
     /// Has it on record that a call begins, before anything is done: a crash leaves that.
-    async fn intend(&self, caller: &Caller, rpc: &'static str, about: &str) -> Result<u64, Status> {
+    async fn intend(
+        &self,
+        peer: &Peer,
+        caller: &Caller,
+        rpc: &'static str,
+        about: &str,
+    ) -> Result<u64, Status> {
         let call = self.audit.next_call();
         let organization = OrganizationId::parse(about).ok();
-        let mut record = self.line(caller, rpc, organization.as_ref());
+        let mut record = self.line((peer, caller), rpc, organization.as_ref());
         (record.kind, record.call, record.outcome) = (Kind::Intent, Some(call), Outcome::Open);
         let place = self.audit.record(&record)?;
         self.audit.durable(place).await?;
@@ -230,7 +236,7 @@ impl OrganizationService {
     ) -> Result<(), Status> {
         // What can be no id may be anything, of any length.
         let organization = OrganizationId::parse(about).ok();
-        let mut record = self.line(caller, rpc, organization.as_ref());
+        let mut record = self.line((peer, caller), rpc, organization.as_ref());
         if intent.is_some() {
             (record.kind, record.call) = (Kind::Result, intent);
         }
@@ -243,7 +249,7 @@ impl OrganizationService {
 
     fn line<'a>(
         &self,
-        caller: &'a Caller,
+        (peer, caller): (&Peer, &'a Caller),
         rpc: &'static str,
         organization: Option<&'a OrganizationId>,
     ) -> Record<'a> {
@@ -252,6 +258,7 @@ impl OrganizationService {
             time: self.registrar.now(),
             rpc,
             caller: caller.name(),
+            on_word_of: peer.on_word_of(),
             organization: organization.map_or("", OrganizationId::as_str),
             resource: None,
             sharepoint_host: None,

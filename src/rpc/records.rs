@@ -130,7 +130,7 @@ impl Records {
     ) -> Result<Place, Unavailable> {
         let refusal = outcome.err().map(status::reason);
         let token = outcome.ok().flatten();
-        let record = self.line(caller, rpc, asked, refusal, token);
+        let record = self.line((peer, caller), rpc, asked, refusal, token);
         let place = self.audit.record(&record)?;
         if let (Some(token), Some(key)) = (token, asked.key()) {
             self.hand_outs.add(&key, caller.name(), token);
@@ -146,12 +146,13 @@ impl Records {
     /// If it cannot be: then nothing may be done.
     pub(super) async fn intend(
         &self,
+        peer: &Peer,
         caller: &Caller,
         rpc: &'static str,
     ) -> Result<u64, Unavailable> {
         let call = self.audit.next_call();
         let asked = Asked::default();
-        let mut record = self.line(caller, rpc, &asked, None, None);
+        let mut record = self.line((peer, caller), rpc, &asked, None, None);
         (record.kind, record.call, record.outcome) = (Kind::Intent, Some(call), Outcome::Open);
         let place = self.audit.record(&record)?;
         self.audit.durable(place).await?;
@@ -161,13 +162,14 @@ impl Records {
     /// Records what came of it. If that cannot be, its intent stands alone.
     pub(super) fn conclude(
         &self,
+        peer: &Peer,
         caller: &Caller,
         rpc: &'static str,
         call: u64,
         refusal: Option<&'static str>,
     ) {
         let asked = Asked::default();
-        let mut record = self.line(caller, rpc, &asked, refusal, None);
+        let mut record = self.line((peer, caller), rpc, &asked, refusal, None);
         (record.kind, record.call) = (Kind::Result, Some(call));
         if self.audit.record(&record).is_err() {
             tracing::warn!(rpc, call, "the end of a call is not in the audit log");
@@ -189,7 +191,7 @@ impl Records {
             return Ok(());
         };
         let (asked, refusal) = (Asked::default(), ErrorReason::LimitReached.reason());
-        let mut record = self.line(caller, rpc, &asked, Some(refusal), None);
+        let mut record = self.line((peer, caller), rpc, &asked, Some(refusal), None);
         record.again = Some(untold.get()).filter(|count| *count > 1);
         peer.answers_after(self.audit.record(&record)?);
         Ok(())
@@ -281,7 +283,7 @@ impl Records {
         if count == 0 {
             return Ok(Place::default());
         }
-        let mut record = self.line(caller, rpc, asked, None, Some(token));
+        let mut record = self.line((peer, caller), rpc, asked, None, Some(token));
         record.again = Some(count);
         let told = self.audit.record(&record);
         if told.is_err() {
@@ -292,7 +294,7 @@ impl Records {
 
     fn line<'a>(
         &self,
-        caller: &'a Caller,
+        (peer, caller): (&Peer, &'a Caller),
         rpc: &'a str,
         asked: &'a Asked,
         refusal: Option<&'static str>,
@@ -303,6 +305,7 @@ impl Records {
             time: self.clock.now(),
             rpc,
             caller: caller.name(),
+            on_word_of: peer.on_word_of(),
             organization: asked
                 .organization
                 .as_ref()

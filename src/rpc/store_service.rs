@@ -156,7 +156,7 @@ impl StoreService {
                 .record(peer, caller, rpc, &asked, Err(&denied))?;
             return Err(denied);
         }
-        Ok(self.records.intend(caller, rpc).await?)
+        Ok(self.records.intend(peer, caller, rpc).await?)
     }
 
     fn count<T>(&self, rpc: &'static str, outcome: &Result<T, Status>) {
@@ -203,7 +203,7 @@ impl StoreService {
 impl Begun {
     fn conclude(&self, records: &Records, refusal: Option<&'static str>) {
         if let Ok(caller) = self.peer.caller() {
-            records.conclude(caller, self.rpc, self.call, refusal);
+            records.conclude(&self.peer, caller, self.rpc, self.call, refusal);
         }
     }
 }

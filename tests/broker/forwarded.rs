@@ -208,6 +208,7 @@ async fn each_callers_hand_outs_are_on_record_before_they_leave() {
             .lines()
             .map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
         let of_tokens = lines.filter(|line| line["rpc"] == "GetToken");
+        let of_tokens = of_tokens.inspect(|line| assert_eq!(line["on_word_of"], "xfcc"));
         let told = of_tokens.map(|line| format!("{} {}", line["caller"], line["outcome"]));
         told.collect::<Vec<_>>()
     };
