@@ -33,6 +33,8 @@ pub enum Action {
     Revoke,
     /// Back the store up and re-wrap its keys.
     ManageStore,
+    /// Ask the audit log who has which tokens.
+    ReadAudit,
 }
 
 /// Why a caller may not.

@@ -3,7 +3,6 @@
 //! One file per group of commands. Nothing here prints by itself: output goes to the [`Console`]
 //! that the caller hands in. Secrets come from files or standard input, never from a flag.
 
-#[cfg(feature = "server")]
 mod audit;
 mod console;
 mod credential;
@@ -23,12 +22,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use self::error::Error;
 #[cfg(feature = "server")]
+pub use self::{audit::OfflineAuditCommand, store::OfflineCommand};
 pub use self::{
     audit::{AuditCommand, HandOutView},
-    store::OfflineCommand,
-};
-pub use self::{
-    console::Console, organization::OrganizationCommand, store::StoreCommand, token::TokenCommand,
+    console::Console,
+    organization::OrganizationCommand,
+    store::StoreCommand,
+    token::TokenCommand,
 };
 use crate::client::ConnectionConfig;
 
@@ -124,10 +124,6 @@ pub enum Command {
         #[arg(long, default_value = "readiness")]
         service: String,
     },
-    /// Verify the audit log, and ask it who was given what.
-    #[cfg(feature = "server")]
-    #[command(subcommand)]
-    Audit(AuditCommand),
     /// What is done by calling a broker.
     #[command(flatten)]
     Remote(RemoteCommand),
@@ -145,6 +141,9 @@ pub enum RemoteCommand {
     /// Back the store up and restore it, look after its keys.
     #[command(subcommand)]
     Store(StoreCommand),
+    /// Verify the audit log, and ask it who was given what.
+    #[command(subcommand)]
+    Audit(AuditCommand),
 }
 
 /// A point in time as it is shown.
@@ -203,6 +202,7 @@ fn execute(
             RemoteCommand::Org(command) => organization::run(options, command, console).await,
             RemoteCommand::Token(command) => token::run(options, command, console).await,
             RemoteCommand::Store(command) => store::run(options, command, console).await,
+            RemoteCommand::Audit(command) => audit::run(options, command, console).await,
         }
     });
     done.and_then(|()| console.out.flush().map_err(Error::Io))

@@ -15,6 +15,7 @@ use crate::{
     pb::{
         self,
         admin::v1::{
+            audit_service_server::{self, AuditServiceServer},
             organization_service_server::{self, OrganizationServiceServer},
             store_service_server::{self, StoreServiceServer},
         },
@@ -25,6 +26,7 @@ use crate::{
     },
 };
 
+pub mod audit_service;
 pub mod connection;
 pub mod cores;
 mod credential_message;
@@ -46,6 +48,7 @@ pub mod token_service;
 mod unary;
 mod watch;
 
+use audit_service::AuditService;
 use listener::Peer;
 use organization_service::OrganizationService;
 use store_service::StoreService;
@@ -78,6 +81,8 @@ pub struct Services {
     pub organizations: OrganizationService,
     /// What operators call for the store as a whole.
     pub store: StoreService,
+    /// What operators ask the audit log.
+    pub audit: AuditService,
 }
 
 /// Everything, by path, and gRPC reflection if it is wanted.
@@ -85,6 +90,7 @@ fn routes(
     tokens: Arc<impl token_service_server::TokenService>,
     organizations: impl organization_service_server::OrganizationService,
     store: impl store_service_server::StoreService,
+    audit: impl audit_service_server::AuditService,
     reflection: bool,
 ) -> Routes {
     let tokens =
@@ -92,9 +98,11 @@ fn routes(
     let organizations = OrganizationServiceServer::new(organizations)
         .max_decoding_message_size(ADMIN_REQUEST_BYTES_MAX);
     let store = StoreServiceServer::new(store).max_decoding_message_size(ADMIN_REQUEST_BYTES_MAX);
+    let audit = AuditServiceServer::new(audit).max_decoding_message_size(ADMIN_REQUEST_BYTES_MAX);
     let routes = Routes::new(tokens)
         .add_service(organizations)
-        .add_service(store);
+        .add_service(store)
+        .add_service(audit);
     if !reflection {
         return routes.prepare();
     }

@@ -4,11 +4,12 @@ use tonic::{Streaming, transport::Channel};
 
 use super::{ConnectionConfig, Error, Origin, connection::Connection};
 use crate::pb::admin::v1::{
-    BackUpStoreRequest, BackUpStoreResponse, GetOrganizationRequest, GetOrganizationResponse,
-    GetStoreStatusRequest, GetStoreStatusResponse, ListOrganizationsRequest,
-    ListOrganizationsResponse, RegisterOrganizationRequest, RegisterOrganizationResponse,
-    RevokeOrganizationRequest, RevokeOrganizationResponse, RewrapKeysRequest, RewrapKeysResponse,
-    RotateCredentialRequest, RotateCredentialResponse,
+    BackUpStoreRequest, BackUpStoreResponse, GetExposureRequest, GetExposureResponse,
+    GetOrganizationRequest, GetOrganizationResponse, GetStoreStatusRequest, GetStoreStatusResponse,
+    ListOrganizationsRequest, ListOrganizationsResponse, RegisterOrganizationRequest,
+    RegisterOrganizationResponse, RevokeOrganizationRequest, RevokeOrganizationResponse,
+    RewrapKeysRequest, RewrapKeysResponse, RotateCredentialRequest, RotateCredentialResponse,
+    TraceTokenRequest, TraceTokenResponse, audit_service_client::AuditServiceClient,
     organization_service_client::OrganizationServiceClient,
     store_service_client::StoreServiceClient,
 };
@@ -168,6 +169,38 @@ impl Operator {
     pub async fn back_up_store(&self) -> Result<Streaming<BackUpStoreResponse>, Error> {
         let response = self.store().back_up_store(BackUpStoreRequest {}).await?;
         Ok(response.into_inner())
+    }
+
+    /// Tells who was given a token.
+    ///
+    /// # Errors
+    ///
+    /// As the comment of the RPC in `audit_service.proto` tells.
+    pub async fn trace_token(
+        &self,
+        request: TraceTokenRequest,
+    ) -> Result<TraceTokenResponse, Error> {
+        let request = self.connection.request(request);
+        let response = self.audit().trace_token(request).await?;
+        Ok(response.into_inner())
+    }
+
+    /// Tells which tokens of an organization may still be good.
+    ///
+    /// # Errors
+    ///
+    /// As the comment of the RPC in `audit_service.proto` tells.
+    pub async fn exposure(
+        &self,
+        request: GetExposureRequest,
+    ) -> Result<GetExposureResponse, Error> {
+        let request = self.connection.request(request);
+        let response = self.audit().get_exposure(request).await?;
+        Ok(response.into_inner())
+    }
+
+    fn audit(&self) -> AuditServiceClient<Channel> {
+        AuditServiceClient::new(self.connection.channel.clone())
     }
 
     fn store(&self) -> StoreServiceClient<Channel> {

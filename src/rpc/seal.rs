@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{
+    audit_service::{GET_EXPOSURE, TRACE_TOKEN},
     fields::Fields,
     organization_service::Names,
     peer_of,
@@ -25,12 +26,13 @@ use crate::{
     organization::OrganizationId,
     pb::{
         admin::v1::{
-            BackUpStoreRequest, GetOrganizationRequest, GetOrganizationResponse,
-            GetStoreStatusRequest, GetStoreStatusResponse, ListOrganizationsRequest,
-            ListOrganizationsResponse, RegisterOrganizationRequest, RegisterOrganizationResponse,
-            RevokeOrganizationRequest, RevokeOrganizationResponse, RewrapKeysRequest,
-            RotateCredentialRequest, RotateCredentialResponse, organization_service_server,
-            store_service_server,
+            BackUpStoreRequest, GetExposureRequest, GetExposureResponse, GetOrganizationRequest,
+            GetOrganizationResponse, GetStoreStatusRequest, GetStoreStatusResponse,
+            ListOrganizationsRequest, ListOrganizationsResponse, RegisterOrganizationRequest,
+            RegisterOrganizationResponse, RevokeOrganizationRequest, RevokeOrganizationResponse,
+            RewrapKeysRequest, RotateCredentialRequest, RotateCredentialResponse,
+            TraceTokenRequest, TraceTokenResponse, audit_service_server,
+            organization_service_server, store_service_server,
         },
         v1::{
             GetTokenRequest, GetTokenResponse, ReportTokenRequest, ReportTokenResponse,
@@ -203,6 +205,23 @@ impl organization_service_server::OrganizationService for Seal {
         request: Request<RevokeOrganizationRequest>,
     ) -> Result<Response<RevokeOrganizationResponse>, Status> {
         self.refuse("RevokeOrganization", &request, organization_of)
+    }
+}
+
+#[async_trait]
+impl audit_service_server::AuditService for Seal {
+    async fn trace_token(
+        &self,
+        request: Request<TraceTokenRequest>,
+    ) -> Result<Response<TraceTokenResponse>, Status> {
+        self.refuse(TRACE_TOKEN, &request, |_| Asked::default())
+    }
+
+    async fn get_exposure(
+        &self,
+        request: Request<GetExposureRequest>,
+    ) -> Result<Response<GetExposureResponse>, Status> {
+        self.refuse(GET_EXPOSURE, &request, organization_of)
     }
 }
 
