@@ -8,6 +8,7 @@ const PROTOS: &[&str] = &[
     "proto/kodo/broker/v1/error_reason.proto",
     "proto/kodo/broker/v1/identity_service.proto",
     "proto/kodo/broker/v1/token_service.proto",
+    "proto/kodo/broker/admin/v1/audit_service.proto",
     "proto/kodo/broker/admin/v1/organization_service.proto",
     "proto/kodo/broker/admin/v1/store_service.proto",
 ];

@@ -64,6 +64,8 @@ pub enum Action {
     Resume,
     /// Back the store up and re-wrap its keys.
     ManageStore,
+    /// Ask the audit log who has which tokens.
+    ReadAudit,
 }
 
 /// Why a caller may not. Of several grants that do not suffice, the one that is nearest says why: these

@@ -3,7 +3,6 @@
 //! One file per group of commands. Nothing here prints by itself: output goes to the [`Console`]
 //! that the caller hands in. Secrets come from files or standard input, never from a flag.
 
-#[cfg(feature = "server")]
 mod audit;
 mod console;
 mod credential;
@@ -24,16 +23,17 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-#[cfg(feature = "server")]
-pub use self::audit::{AuditCommand, HandOutView};
 use self::error::Error;
-pub use self::{
-    console::Console, organization::OrganizationCommand, store::StoreCommand, token::TokenCommand,
-};
 #[cfg(feature = "server")]
+pub use self::policy::{PolicyCommand, TestArguments};
+#[cfg(feature = "server")]
+pub use self::{audit::OfflineAuditCommand, store::OfflineCommand};
 pub use self::{
-    policy::{PolicyCommand, TestArguments},
-    store::OfflineCommand,
+    audit::{AuditCommand, HandOutView},
+    console::Console,
+    organization::OrganizationCommand,
+    store::StoreCommand,
+    token::TokenCommand,
 };
 use crate::client::ConnectionConfig;
 
@@ -129,10 +129,6 @@ pub enum Command {
         #[arg(long, default_value = "readiness")]
         service: String,
     },
-    /// Verify the audit log, and ask it who was given what.
-    #[cfg(feature = "server")]
-    #[command(subcommand)]
-    Audit(AuditCommand),
     /// Check a policy file, and ask it for decisions, without a broker.
     #[cfg(feature = "server")]
     #[command(subcommand)]
@@ -156,6 +152,9 @@ pub enum RemoteCommand {
     Store(StoreCommand),
     /// Show who this caller is to the broker, on whose word, and what its policy grants.
     Whoami,
+    /// Verify the audit log, and ask it who was given what.
+    #[command(subcommand)]
+    Audit(AuditCommand),
 }
 
 /// A point in time as it is shown.
@@ -215,6 +214,7 @@ fn execute(
             RemoteCommand::Token(command) => token::run(options, command, console).await,
             RemoteCommand::Store(command) => store::run(options, command, console).await,
             RemoteCommand::Whoami => whoami::run(options, console).await,
+            RemoteCommand::Audit(command) => audit::run(options, command, console).await,
         }
     });
     done.and_then(|()| console.out.flush().map_err(Error::Io))

@@ -12,8 +12,8 @@ use kodo_broker::{
         policy,
     },
     cli::{
-        AuditCommand, HandOutView, OfflineCommand, Options, Output, PolicyCommand, RemoteCommand,
-        StoreCommand,
+        AuditCommand, HandOutView, OfflineAuditCommand, OfflineCommand, Options, Output,
+        PolicyCommand, RemoteCommand, StoreCommand,
     },
     lockdown::Guards,
 };
@@ -56,9 +56,22 @@ fn main() -> ExitCode {
             offline::command(&config, &task, options.output == Output::Json)
         }
         #[cfg(feature = "server")]
-        Command::Audit(command) => of_audit(&options, command),
-        #[cfg(feature = "server")]
         Command::Policy(command) => of_policy(&options, command),
+        #[cfg(feature = "server")]
+        Command::Remote(RemoteCommand::Audit(AuditCommand::Offline(command))) => {
+            audit::command(&task(command), options.output == Output::Json)
+        }
+        #[cfg(feature = "server")]
+        Command::Remote(RemoteCommand::Audit(AuditCommand::Trace { fingerprint, files }))
+            if !files.is_empty() =>
+        {
+            show(&options, audit::trace(&files, &fingerprint))
+        }
+        #[cfg(feature = "server")]
+        Command::Remote(RemoteCommand::Audit(AuditCommand::Exposure {
+            organization,
+            files,
+        })) if !files.is_empty() => show(&options, audit::exposure(&files, &organization)),
         #[cfg(feature = "simulator")]
         Command::Dev { listen, data_dir } => {
             // Not locked: the broker logs to standard error meanwhile.
@@ -102,35 +115,26 @@ fn of_policy(options: &Options, command: PolicyCommand) -> ExitCode {
 }
 
 #[cfg(feature = "server")]
-fn of_audit(options: &Options, command: AuditCommand) -> ExitCode {
-    let json = options.output == Output::Json;
-    let hand_outs = match command {
-        AuditCommand::Verify {
+fn task(command: OfflineAuditCommand) -> audit::Task {
+    match command {
+        OfflineAuditCommand::Verify {
             files,
             anchor,
             key_file,
             public_key,
-        } => {
-            let task = audit::Task::Verify {
-                files,
-                anchor,
-                key_file,
-                public_keys: public_key,
-            };
-            return audit::command(&task, json);
-        }
-        AuditCommand::NewKey { file } => {
-            return audit::command(&audit::Task::NewKey { file }, json);
-        }
-        AuditCommand::PublicKey { file } => {
-            return audit::command(&audit::Task::PublicKey { file }, json);
-        }
-        AuditCommand::Trace { fingerprint, files } => audit::trace(&files, &fingerprint),
-        AuditCommand::Exposure {
-            organization,
+        } => audit::Task::Verify {
             files,
-        } => audit::exposure(&files, &organization),
-    };
+            anchor,
+            key_file,
+            public_keys: public_key,
+        },
+        OfflineAuditCommand::NewKey { file } => audit::Task::NewKey { file },
+        OfflineAuditCommand::PublicKey { file } => audit::Task::PublicKey { file },
+    }
+}
+
+#[cfg(feature = "server")]
+fn show(options: &Options, hand_outs: io::Result<Vec<audit::HandOut>>) -> ExitCode {
     let mut console = Console {
         input: &mut io::stdin().lock(),
         out: &mut io::stdout().lock(),

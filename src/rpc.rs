@@ -15,6 +15,7 @@ use crate::{
     pb::{
         self,
         admin::v1::{
+            audit_service_server::{self, AuditServiceServer},
             organization_service_server::{self, OrganizationServiceServer},
             store_service_server::{self, StoreServiceServer},
         },
@@ -27,6 +28,7 @@ use crate::{
 };
 
 mod admission;
+pub mod audit_service;
 pub mod callers;
 pub mod connection;
 pub mod cores;
@@ -59,6 +61,7 @@ mod unary;
 mod usage;
 mod watch;
 
+use audit_service::AuditService;
 use identity_service::IdentityService;
 use listener::Peer;
 use organization_service::OrganizationService;
@@ -95,6 +98,8 @@ pub struct Services {
     pub organizations: OrganizationService,
     /// What operators call for the store as a whole.
     pub store: StoreService,
+    /// What operators ask the audit log.
+    pub audit: AuditService,
 }
 
 /// Everything, by path, and gRPC reflection if it is wanted.
@@ -102,6 +107,7 @@ fn routes(
     tokens: Arc<impl token_service_server::TokenService>,
     organizations: impl organization_service_server::OrganizationService,
     store: impl store_service_server::StoreService,
+    audit: impl audit_service_server::AuditService,
     identity: IdentityService,
     reflection: bool,
 ) -> Routes {
@@ -110,12 +116,14 @@ fn routes(
     let organizations = OrganizationServiceServer::new(organizations)
         .max_decoding_message_size(ADMIN_REQUEST_BYTES_MAX);
     let store = StoreServiceServer::new(store).max_decoding_message_size(ADMIN_REQUEST_BYTES_MAX);
+    let audit = AuditServiceServer::new(audit).max_decoding_message_size(ADMIN_REQUEST_BYTES_MAX);
     let identity =
         IdentityServiceServer::new(identity).max_decoding_message_size(TOKEN_REQUEST_BYTES_MAX);
     let routes = Routes::new(tokens)
         .add_service(identity)
         .add_service(organizations)
-        .add_service(store);
+        .add_service(store)
+        .add_service(audit);
     if !reflection {
         return routes.prepare();
     }

@@ -85,6 +85,7 @@ fn record(organization: &str) -> Record<'_> {
         time: now,
         rpc: "GetToken",
         caller: "spiffe://kodo.example/backup/worker",
+        on_word_of: None,
         organization,
         resource: Some("graph"),
         sharepoint_host: None,

@@ -25,6 +25,7 @@ use crate::{
     metrics::Metrics,
     rpc::{
         Health, Services,
+        audit_service::AuditService,
         connection::Door,
         organization_service::OrganizationService,
         records::Records,
@@ -197,6 +198,17 @@ impl Opening {
                 streams: Arc::new(Semaphore::new(tokens.streams_max())),
                 stop: self.stop.clone(),
                 call_timeout: limits.call_timeout(),
+            },
+            audit: AuditService {
+                policy: self.policy.clone(),
+                labels: vault.labels().clone(),
+                file: self.config.audit.file.clone(),
+                records: self.records.clone(),
+                metrics: self.metrics.clone(),
+                clock: self.clock,
+                call_timeout: limits.call_timeout(),
+                // Each reads as much as the disk gives.
+                places: Arc::new(Semaphore::new(1)),
             },
             store: StoreService {
                 policy: self.policy.clone(),

@@ -80,6 +80,7 @@ impl fmt::Display for Action {
             Self::Resume => "resume",
             Self::Revoke => "revoke",
             Self::ManageStore => "manage_store",
+            Self::ReadAudit => "read_audit",
         })
     }
 }

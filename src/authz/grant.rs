@@ -66,7 +66,7 @@ pub(super) struct Grant {
 }
 
 impl Action {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::GetToken,
         Self::Register,
         Self::Get,
@@ -77,6 +77,7 @@ impl Action {
         Self::Suspend,
         Self::Resume,
         Self::ManageStore,
+        Self::ReadAudit,
     ];
 }
 

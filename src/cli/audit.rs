@@ -3,13 +3,47 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use prost_types::Timestamp;
 use serde::Serialize;
 
-use super::{Console, Options, Output, error::Error, table::Table};
+use super::{Console, Options, Output, connection, error::Error, table::Table, value};
+use crate::{
+    client::Operator,
+    pb::admin::v1::{GetExposureRequest, HandOut, TraceTokenRequest},
+};
 
 /// What to do with the audit log.
 #[derive(Debug, Subcommand)]
 pub enum AuditCommand {
+    /// Tell who was given a token.
+    Trace {
+        /// SHA-256 of the token, as hex digits.
+        #[arg(long, value_name = "HEX")]
+        fingerprint: String,
+        /// Files of a log, to be read here. Left out: the broker is asked.
+        #[arg(value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Tell which tokens of an organization may still be good, who has them, and until when.
+    Exposure {
+        /// The organization.
+        #[arg(long, value_name = "ID")]
+        organization: String,
+        /// Files of a log, to be read here: those that may have hand-outs of the last 28 hours, since no
+        /// token lives longer. Left out: the broker is asked.
+        #[arg(value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// What is done with files only.
+    #[cfg(feature = "server")]
+    #[command(flatten)]
+    Offline(OfflineAuditCommand),
+}
+
+/// What is done with the files of a log, and of its keys.
+#[cfg(feature = "server")]
+#[derive(Debug, Subcommand)]
+pub enum OfflineAuditCommand {
     /// Tell whether the files of a log are as they were written: nothing changed, added, missing or in
     /// another order. Exits with 10 if a line was changed, 11 if the end is missing, 12 if lines are
     /// missing or there twice, 13 if the key is not known.
@@ -26,24 +60,6 @@ pub enum AuditCommand {
         /// Without the keys: a public key, which `audit public-key` shows. May be given again.
         #[arg(long, value_name = "HEX", required_unless_present = "key_file")]
         public_key: Vec<String>,
-    },
-    /// Tell who was given a token.
-    Trace {
-        /// SHA-256 of the token, as hex digits.
-        #[arg(long, value_name = "HEX")]
-        fingerprint: String,
-        /// The files of the log.
-        #[arg(value_name = "FILE", required = true)]
-        files: Vec<PathBuf>,
-    },
-    /// Tell which tokens of an organization may still be good, who has them, and until when.
-    Exposure {
-        /// The organization.
-        #[arg(long, value_name = "ID")]
-        organization: String,
-        /// The files of the log that may have hand-outs of the last 28 hours: no token lives longer.
-        #[arg(value_name = "FILE", required = true)]
-        files: Vec<PathBuf>,
     },
     /// Make a key file for audit.key_file, and show its public key. Keep that elsewhere.
     NewKey {
@@ -82,6 +98,53 @@ pub struct HandOutView {
     pub times: u64,
     /// When the token ends.
     pub expire_time: String,
+}
+
+impl From<HandOut> for HandOutView {
+    fn from(hand_out: HandOut) -> Self {
+        let time =
+            |time: Option<Timestamp>| time.as_ref().map_or_else(String::new, value::show_time);
+        Self {
+            caller: hand_out.caller,
+            organization_id: hand_out.organization_id,
+            resource: hand_out.resource,
+            sharepoint_host: Some(hand_out.sharepoint_host).filter(|host| !host.is_empty()),
+            fingerprint: hand_out.fingerprint,
+            credential_version: hand_out.credential_version,
+            first_time: time(hand_out.first_time),
+            last_time: time(hand_out.last_time),
+            times: hand_out.times,
+            expire_time: time(hand_out.expire_time),
+        }
+    }
+}
+
+/// Asks a broker.
+pub(super) async fn run(
+    options: &Options,
+    command: AuditCommand,
+    console: &mut Console<'_>,
+) -> Result<(), Error> {
+    let hand_outs = match command {
+        AuditCommand::Trace { fingerprint, files } if files.is_empty() => {
+            let operator = Operator::connect(&connection(options)?).await?;
+            let request = TraceTokenRequest { fingerprint };
+            operator.trace_token(request).await?.hand_outs
+        }
+        AuditCommand::Exposure {
+            organization,
+            files,
+        } if files.is_empty() => {
+            let operator = Operator::connect(&connection(options)?).await?;
+            let request = GetExposureRequest {
+                organization_id: organization,
+            };
+            operator.exposure(request).await?.hand_outs
+        }
+        _ => return Err(Error::usage("this is not done by calling a broker")),
+    };
+    let views: Vec<_> = hand_outs.into_iter().map(HandOutView::from).collect();
+    show(options, &views, console)
 }
 
 /// Shows hand-outs.

@@ -4,13 +4,14 @@ use tonic::{Streaming, transport::Channel};
 
 use super::{ConnectionConfig, Error, Origin, connection::Connection};
 use crate::pb::admin::v1::{
-    BackUpStoreRequest, BackUpStoreResponse, GetOrganizationRequest, GetOrganizationResponse,
-    GetStoreStatusRequest, GetStoreStatusResponse, ListOrganizationsRequest,
-    ListOrganizationsResponse, RegisterOrganizationRequest, RegisterOrganizationResponse,
-    ResumeOrganizationRequest, ResumeOrganizationResponse, RevokeOrganizationRequest,
-    RevokeOrganizationResponse, RewrapKeysRequest, RewrapKeysResponse, RotateCredentialRequest,
-    RotateCredentialResponse, SuspendOrganizationRequest, SuspendOrganizationResponse,
-    UpdateOrganizationRequest, UpdateOrganizationResponse,
+    BackUpStoreRequest, BackUpStoreResponse, GetExposureRequest, GetExposureResponse,
+    GetOrganizationRequest, GetOrganizationResponse, GetStoreStatusRequest, GetStoreStatusResponse,
+    ListOrganizationsRequest, ListOrganizationsResponse, RegisterOrganizationRequest,
+    RegisterOrganizationResponse, ResumeOrganizationRequest, ResumeOrganizationResponse,
+    RevokeOrganizationRequest, RevokeOrganizationResponse, RewrapKeysRequest, RewrapKeysResponse,
+    RotateCredentialRequest, RotateCredentialResponse, SuspendOrganizationRequest,
+    SuspendOrganizationResponse, TraceTokenRequest, TraceTokenResponse, UpdateOrganizationRequest,
+    UpdateOrganizationResponse, audit_service_client::AuditServiceClient,
     organization_service_client::OrganizationServiceClient,
     store_service_client::StoreServiceClient,
 };
@@ -215,6 +216,38 @@ impl Operator {
     pub async fn back_up_store(&self) -> Result<Streaming<BackUpStoreResponse>, Error> {
         let response = self.store().back_up_store(BackUpStoreRequest {}).await?;
         Ok(response.into_inner())
+    }
+
+    /// Tells who was given a token.
+    ///
+    /// # Errors
+    ///
+    /// As the comment of the RPC in `audit_service.proto` tells.
+    pub async fn trace_token(
+        &self,
+        request: TraceTokenRequest,
+    ) -> Result<TraceTokenResponse, Error> {
+        let request = self.connection.request(request);
+        let response = self.audit().trace_token(request).await?;
+        Ok(response.into_inner())
+    }
+
+    /// Tells which tokens of an organization may still be good.
+    ///
+    /// # Errors
+    ///
+    /// As the comment of the RPC in `audit_service.proto` tells.
+    pub async fn exposure(
+        &self,
+        request: GetExposureRequest,
+    ) -> Result<GetExposureResponse, Error> {
+        let request = self.connection.request(request);
+        let response = self.audit().get_exposure(request).await?;
+        Ok(response.into_inner())
+    }
+
+    fn audit(&self) -> AuditServiceClient<Channel> {
+        AuditServiceClient::new(self.connection.channel.clone())
     }
 
     fn store(&self) -> StoreServiceClient<Channel> {

@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status, async_trait};
 use super::{
     deny,
     fields::Fields,
+    organization_service::Names,
     peer_of,
     records::{Asked, Records},
     status, within,
@@ -26,7 +27,7 @@ use crate::{
     clock::Clock,
     hex::Hex,
     metrics::Metrics,
-    organization::OrganizationId,
+    organization::{OrganizationId, label_index::LabelIndex},
     pb::{
         admin::v1::{
             self as admin, GetExposureRequest, GetExposureResponse, TraceTokenRequest,
@@ -47,6 +48,8 @@ const TOKEN_LIFE_MAX: Duration = Duration::from_secs(28 * 3600);
 pub struct AuditService {
     /// What callers may do.
     pub policy: Arc<Policy>,
+    /// Which labels organizations have.
+    pub labels: Arc<LabelIndex>,
     /// The file of the log, if there is one.
     pub file: Option<PathBuf>,
     /// Where calls are recorded.
@@ -85,18 +88,22 @@ impl audit_service_server::AuditService for AuditService {
         request: Request<GetExposureRequest>,
     ) -> Result<Response<GetExposureResponse>, Status> {
         let hand_outs = self
-            .recorded(GET_EXPOSURE, request, async |service, caller, request, asked| {
-                service.allow_any(caller)?;
-                let mut fields = Fields::default();
-                let id = fields.organization_id(&request.organization_id);
-                let id = id.ok_or_else(|| fields.into_status())?;
-                asked.organization = Some(id.clone());
-                service.allow(caller, &id)?;
-                let at = service.clock.now();
-                let organization = id.as_str().to_owned();
-                let question = Question::Exposure { organization, at };
-                service.ask(question, at - TOKEN_LIFE_MAX).await
-            })
+            .recorded(
+                GET_EXPOSURE,
+                request,
+                async |service, caller, request, asked| {
+                    service.allow_any(caller)?;
+                    let mut fields = Fields::default();
+                    let id = fields.organization_id(&request.organization_id);
+                    let id = id.ok_or_else(|| fields.into_status())?;
+                    asked.organization = Some(id.clone());
+                    service.allow(caller, &id)?;
+                    let at = service.clock.now();
+                    let organization = id.as_str().to_owned();
+                    let question = Question::Exposure { organization, at };
+                    service.ask(question, at - TOKEN_LIFE_MAX).await
+                },
+            )
             .await?;
         Ok(Response::new(GetExposureResponse { hand_outs }))
     }
@@ -132,7 +139,11 @@ impl AuditService {
     fn visible(&self, caller: &Caller, hand_outs: Vec<HandOut>) -> Vec<admin::HandOut> {
         let may = |hand_out: &HandOut| {
             let id = OrganizationId::parse(&hand_out.organization_id).ok();
-            id.is_some_and(|id| self.policy.check(caller.id(), Action::ReadAudit, &id).is_ok())
+            id.is_some_and(|id| {
+                self.policy
+                    .check(caller.id(), Action::ReadAudit, &id, &*self.labels)
+                    .is_ok()
+            })
         };
         hand_outs.into_iter().filter(may).map(Into::into).collect()
     }
@@ -160,7 +171,7 @@ impl AuditService {
 
     fn allow(&self, caller: &Caller, id: &OrganizationId) -> Result<(), Status> {
         let action = Action::ReadAudit;
-        let allowed = self.policy.check(caller.id(), action, id);
+        let allowed = self.policy.check(caller.id(), action, id, &*self.labels);
         allowed.map_err(|denied| deny(caller.id(), action, Some(id), denied))
     }
 
@@ -185,6 +196,12 @@ fn files(file: &Path, since: SystemTime) -> io::Result<Vec<PathBuf>> {
         }
     }
     Ok(recent)
+}
+
+impl Names for GetExposureRequest {
+    fn organization_id(&self) -> &str {
+        &self.organization_id
+    }
 }
 
 impl From<HandOut> for admin::HandOut {

@@ -111,6 +111,7 @@ impl Door {
         let sealed = routes(
             Arc::new(seal.clone()),
             seal.clone(),
+            seal.clone(),
             seal,
             identity.clone(),
             reflection,
@@ -141,6 +142,7 @@ impl Door {
             tokens.clone(),
             services.organizations,
             services.store,
+            services.audit,
             self.0.identity.clone(),
             self.0.reflection,
         );

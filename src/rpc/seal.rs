@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{
+    audit_service::{GET_EXPOSURE, TRACE_TOKEN},
     fields::Fields,
     organization_service::Names,
     peer_of,
@@ -25,14 +26,15 @@ use crate::{
     organization::OrganizationId,
     pb::{
         admin::v1::{
-            BackUpStoreRequest, GetOrganizationRequest, GetOrganizationResponse,
-            GetStoreStatusRequest, GetStoreStatusResponse, ListOrganizationsRequest,
-            ListOrganizationsResponse, RegisterOrganizationRequest, RegisterOrganizationResponse,
-            ResumeOrganizationRequest, ResumeOrganizationResponse, RevokeOrganizationRequest,
-            RevokeOrganizationResponse, RewrapKeysRequest, RotateCredentialRequest,
-            RotateCredentialResponse, SuspendOrganizationRequest, SuspendOrganizationResponse,
-            UpdateOrganizationRequest, UpdateOrganizationResponse, organization_service_server,
-            store_service_server,
+            BackUpStoreRequest, GetExposureRequest, GetExposureResponse, GetOrganizationRequest,
+            GetOrganizationResponse, GetStoreStatusRequest, GetStoreStatusResponse,
+            ListOrganizationsRequest, ListOrganizationsResponse, RegisterOrganizationRequest,
+            RegisterOrganizationResponse, ResumeOrganizationRequest, ResumeOrganizationResponse,
+            RevokeOrganizationRequest, RevokeOrganizationResponse, RewrapKeysRequest,
+            RotateCredentialRequest, RotateCredentialResponse, SuspendOrganizationRequest,
+            SuspendOrganizationResponse, TraceTokenRequest, TraceTokenResponse,
+            UpdateOrganizationRequest, UpdateOrganizationResponse, audit_service_server,
+            organization_service_server, store_service_server,
         },
         v1::{
             GetTokenRequest, GetTokenResponse, ReportTokenRequest, ReportTokenResponse,
@@ -226,6 +228,23 @@ impl organization_service_server::OrganizationService for Seal {
         request: Request<ResumeOrganizationRequest>,
     ) -> Result<Response<ResumeOrganizationResponse>, Status> {
         self.refuse("ResumeOrganization", &request, organization_of)
+    }
+}
+
+#[async_trait]
+impl audit_service_server::AuditService for Seal {
+    async fn trace_token(
+        &self,
+        request: Request<TraceTokenRequest>,
+    ) -> Result<Response<TraceTokenResponse>, Status> {
+        self.refuse(TRACE_TOKEN, &request, |_| Asked::default())
+    }
+
+    async fn get_exposure(
+        &self,
+        request: Request<GetExposureRequest>,
+    ) -> Result<Response<GetExposureResponse>, Status> {
+        self.refuse(GET_EXPOSURE, &request, organization_of)
     }
 }
 

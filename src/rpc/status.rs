@@ -110,6 +110,15 @@ pub(super) fn too_many_calls() -> Status {
 }
 
 /// There are as many streams of tokens as there may be.
+pub(super) fn audit_is_being_read() -> Status {
+    retry(
+        Code::ResourceExhausted,
+        Reason::LimitReached,
+        "another question to the audit log is being answered; try again",
+        RETRY,
+    )
+}
+
 pub(super) fn too_many_streams() -> Status {
     retry(
         Code::ResourceExhausted,

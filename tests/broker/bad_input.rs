@@ -209,6 +209,14 @@ fn accepted(rpc: &str, field: &str) -> Vec<u8> {
             keys_per_second_max: 100,
         }
         .encode_to_vec(),
+        "TraceToken" => admin::TraceTokenRequest {
+            fingerprint: "0".repeat(64),
+        }
+        .encode_to_vec(),
+        "GetExposure" => admin::GetExposureRequest {
+            organization_id: "contoso".into(),
+        }
+        .encode_to_vec(),
         other => panic!("{other} is new: tell what a good request of it is"),
     }
 }
@@ -218,7 +226,7 @@ async fn fixture() -> (Fixture, Channel) {
     let policy = r#"
         [[grant]]
         callers = ["spiffe://kodo.test/admin"]
-        actions = ["get_token", "register", "get", "list", "update", "rotate", "revoke", "suspend", "resume", "manage_store"]
+        actions = ["get_token", "register", "get", "list", "update", "rotate", "revoke", "suspend", "resume", "manage_store", "read_audit"]
         organizations = ["*"]
         resources = ["graph", "exchange", "sharepoint", "azure_ad_graph"]
     "#;

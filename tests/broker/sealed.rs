@@ -7,7 +7,8 @@ use kodo_broker::{
     pb::{
         self,
         admin::v1::{
-            BackUpStoreRequest, GetStoreStatusRequest, RewrapKeysRequest,
+            BackUpStoreRequest, GetExposureRequest, GetStoreStatusRequest, RewrapKeysRequest,
+            TraceTokenRequest, audit_service_client::AuditServiceClient,
             store_service_client::StoreServiceClient,
         },
         v1::{
@@ -53,7 +54,8 @@ fn refusal<T>(outcome: Result<T, Status>) -> Status {
 async fn all_calls(connection: Channel) -> Vec<(&'static str, Status)> {
     let mut calls = calls_of_workers(Tokens::new(connection.clone())).await;
     calls.extend(calls_of_operators(Organizations::new(connection.clone())).await);
-    calls.extend(calls_about_the_store(StoreServiceClient::new(connection)).await);
+    calls.extend(calls_about_the_store(StoreServiceClient::new(connection.clone())).await);
+    calls.extend(calls_about_tokens(AuditServiceClient::new(connection)).await);
     let made: BTreeSet<_> = calls.iter().map(|(rpc, _)| (*rpc).to_owned()).collect();
     assert_eq!(made, rpcs());
     calls
@@ -109,6 +111,18 @@ async fn calls_of_operators(mut organizations: Organizations) -> Vec<(&'static s
         ("RevokeOrganization", refusal(revoke)),
         ("SuspendOrganization", refusal(suspend)),
         ("ResumeOrganization", refusal(resume)),
+    ]
+}
+
+async fn calls_about_tokens(mut audit: AuditServiceClient<Channel>) -> Vec<(&'static str, Status)> {
+    let trace = audit.trace_token(TraceTokenRequest::default()).await;
+    let exposure = GetExposureRequest {
+        organization_id: "contoso".into(),
+    };
+    let exposure = audit.get_exposure(exposure).await;
+    vec![
+        ("TraceToken", refusal(trace)),
+        ("GetExposure", refusal(exposure)),
     ]
 }
 
@@ -181,12 +195,13 @@ async fn each_refusal_is_on_record() {
             "GetStoreStatus",
             "RewrapKeys",
             "BackUpStore",
+            "TraceToken",
         ];
         let is_about_one = !of_all.contains(rpc);
         assert_eq!(line["organization"] == "contoso", is_about_one, "{line}");
         assert_eq!(
             line["resource"] == "graph",
-            rpc.ends_with("Token"),
+            ["GetToken", "WatchToken", "ReportToken"].contains(rpc),
             "{line}"
         );
     }

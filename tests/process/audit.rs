@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kodo_broker::{client::TokenOptions, pb::v1::Resource};
+use kodo_broker::{
+    client::{Client, ConnectionConfig, Error, TokenOptions},
+    pb::v1::Resource,
+};
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -53,10 +56,17 @@ fn verify(site: &Site) -> Ended {
 
 /// A token for somebody who has none: its fingerprint.
 async fn token(site: &Site, organization: &str, resource: Resource) -> Option<String> {
-    let worker = site.worker().await;
+    ask(site, organization, resource).await.ok()
+}
+
+async fn ask(site: &Site, organization: &str, resource: Resource) -> Result<String, Error> {
+    let file = site.path("worker.toml");
+    let mut config = ConnectionConfig::load(&file).expect("a connection file");
+    config.max_attempts = 1;
+    let worker = Client::connect(&config).await?;
     let options = TokenOptions::default();
-    let token = worker.token(organization, resource, options).await;
-    token.ok().map(|token| token.fingerprint.clone())
+    let token = worker.token(organization, resource, options).await?;
+    Ok(token.fingerprint.clone())
 }
 
 /// Fingerprints on record since the broker was started last.
@@ -139,9 +149,10 @@ async fn without_room_no_token_leaves_and_with_room_the_broker_goes_on_by_itself
         broker.health("liveness").await,
         Some(ServingStatus::Serving)
     );
-    let refused = site.call("worker", &["token", "get", "contoso", "graph"]);
-    let refused = refused.expect_code(75);
-    assert!(refused.err.contains("AUDIT_UNAVAILABLE"), "{refused:?}");
+    let why = ask(&site, "contoso", Resource::Graph)
+        .await
+        .expect_err("it is refused");
+    assert_eq!(why.reason_name(), Some("AUDIT_UNAVAILABLE"));
     fs::remove_file(&full).expect("removes");
     let since: Instant = now();
     while broker.health("readiness").await != Some(ServingStatus::Serving) {
@@ -155,7 +166,7 @@ async fn without_room_no_token_leaves_and_with_room_the_broker_goes_on_by_itself
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_log_tells_who_has_what_and_a_change_of_it_is_told() {
+async fn the_log_tells_who_has_what_offline_and_by_the_broker() {
     let site = with_log("log").await;
     let broker = site.serve().await;
     register(&site, "contoso");
@@ -187,9 +198,33 @@ async fn the_log_tells_who_has_what_and_a_change_of_it_is_told() {
         json(&["exposure", "--organization", "fabrikam"]),
         Value::Array(Vec::new())
     );
+    let broker = site.serve().await;
+    let of_broker = [
+        "-o",
+        "json",
+        "audit",
+        "exposure",
+        "--organization",
+        "contoso",
+    ];
+    let told = site.call("admin", &of_broker).expect_code(0).out;
+    let told: Value = serde_json::from_str(&told).expect("JSON");
+    assert_eq!(told, json(&["exposure", "--organization", "contoso"]));
+    broker.stop();
     let shown = run(&["audit", "exposure", "--organization", "contoso", &log]).expect_code(0);
     assert!(shown.out.starts_with("CALLER"), "{shown:?}");
+}
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_the_log_is_told_by_the_exit_code_and_by_the_next_broker() {
+    let site = with_log("log").await;
+    let broker = site.serve().await;
+    register(&site, "contoso");
+    token(&site, "contoso", Resource::Graph)
+        .await
+        .expect("a token");
+    broker.stop();
+    let log = site.shown("log/audit.jsonl");
     let key = site.shown("log/audit.key");
     let public = run(&["audit", "public-key", &key]).expect_code(0).out;
     let of_public = ["audit", "verify", "--public-key", public.trim(), &log];

@@ -305,7 +305,7 @@ resources = ["graph", "exchange", "sharepoint"]
 
 [[grant]]
 callers = ["spiffe://{TRUST_DOMAIN}/admin"]
-actions = ["register", "get", "list", "update", "rotate", "revoke", "suspend", "resume", "manage_store"]
+actions = ["register", "get", "list", "update", "rotate", "revoke", "suspend", "resume", "manage_store", "read_audit"]
 organizations = ["*"]
 "#
     )

@@ -119,8 +119,7 @@ async fn what_is_given_again_is_told_once_with_its_number() {
     let mut log_lines = fs::read_to_string(log.folder.path().join("audit.jsonl")).expect("text");
     log_lines = log_lines
         .lines()
-        .filter(|line| line.contains("\"call\""))
-        .next_back()
+        .rfind(|line| line.contains("\"call\""))
         .expect("a line")
         .to_owned();
     assert!(log_lines.contains("\"again\":1"), "{log_lines}");

@@ -32,6 +32,7 @@ use crate::{
     metrics::Metrics,
     organization::{
         ClientId, Cloud, OrganizationId, Resource, SharePointHost, TenantId, TenantName,
+        label::Labels,
     },
     pb::v1::{self, GetTokenRequest, ReportTokenRequest, WatchTokenRequest},
     registration::{self, Mode, OldTokens, Proof, Registrar},
@@ -215,6 +216,7 @@ async fn registered(vault: &Vault, organization: usize) {
         client_id: ClientId::parse("0a1b2c3d-4e5f-4061-8273-8495a6b7c8d9").expect("a GUID"),
         sharepoint_root_host: None,
         sharepoint_hosts: vec![],
+        labels: Labels::NONE,
     };
     let mark = vault.mark("register", b"");
     let new = new.registered(&secret(), SystemTime::UNIX_EPOCH);
@@ -250,6 +252,7 @@ impl World {
         let trust_domain = TrustDomain::new("kodo.test").expect("a trust domain");
         let service = TokenService {
             policy: Arc::new(Policy::parse(POLICY, &trust_domain).expect("a policy")),
+            labels: vault.labels().clone(),
             tokens: tokens.clone(),
             deliveries: deliveries.clone(),
             clock,
@@ -258,6 +261,7 @@ impl World {
             margin: Duration::ZERO,
             call_timeout: Duration::from_secs(60),
             streams: Arc::new(Semaphore::new(100)),
+            waiting: Arc::new(Semaphore::new(100)),
             stop: CancellationToken::new(),
         };
         Self {
