@@ -189,15 +189,18 @@ impl Door {
         };
         let (stream, release) = gather(connection, gate);
         let (calls, under_way) = watch::channel(0);
-        let turns = InTurn::new(2 * (inner.call_timeout + inner.transfer_timeout));
+        let turns = InTurn::new(
+            2 * (inner.call_timeout + inner.transfer_timeout),
+            inner.transfer_timeout,
+        );
         let http2 = inner.http2(turns.clone());
         let service = service_fn(|request: Request<Incoming>| {
             let path = request.uri().path();
             let under_way = is_of_operator(path).then(|| UnderWay::new(calls.clone()));
             turns.calls().begin(is_stream(path));
-            let (calls, time_max) = (turns.calls().clone(), inner.transfer_timeout);
+            let calls = turns.calls().clone();
             let peer = callers.of(request.headers());
-            let request = request.map(|body| RequestBody::new(body, calls, time_max));
+            let request = request.map(|body| RequestBody::new(body, calls));
             let answering = self.clone().answer(peer, request);
             async move {
                 let _under_way = under_way;
@@ -255,11 +258,12 @@ impl Door {
             // Boxed, since nobody needs it later on.
             None => match Box::pin(self.0.settled()).await {
                 Some(open) => open,
-                None => return other(&self.0.sealed, peer, request).await,
+                None => return other(&self.0.sealed, peer, request.map(Box::new)).await,
             },
         };
         if request.uri().path() != get_token::PATH {
-            return other(&open.routes, peer, request).await;
+            // Boxed: a stream keeps its request as long as it lasts.
+            return other(&open.routes, peer, request.map(Box::new)).await;
         }
         match get_token::answer(&open.tokens, &peer, request).await {
             Ok(response) => Ok(response),

@@ -35,6 +35,8 @@ pub(super) struct InTurn(Arc<Calls>);
 pub(super) struct Calls {
     /// How long a call may take, from its first header until the client has taken the answer.
     time_max: Duration,
+    /// How long its request may take to come, from when it is first waited for.
+    pub(super) request_max: Duration,
     /// Whether the one that is about to begin is a stream of answers, which lasts.
     lasting: AtomicBool,
     begun: AtomicUsize,
@@ -48,9 +50,10 @@ pub(super) struct Calls {
 }
 
 impl InTurn {
-    pub(super) fn new(time_max: Duration) -> Self {
+    pub(super) fn new(time_max: Duration, request_max: Duration) -> Self {
         Self(Arc::new(Calls {
             time_max,
+            request_max,
             lasting: AtomicBool::new(false),
             begun: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
@@ -154,7 +157,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_call_ends_in_time_and_a_stream_lasts() {
-        let turns = InTurn::new(LIMIT);
+        let turns = InTurn::new(LIMIT, LIMIT);
         let (unary, stream) = (call(&turns, false), call(&turns, true));
         tokio::task::yield_now().await;
         advance(LIMIT - Duration::from_millis(1)).await;
@@ -169,7 +172,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_idle_without_calls_and_not_while_one_waits() {
-        let turns = InTurn::new(LIMIT * 5);
+        let turns = InTurn::new(LIMIT * 5, LIMIT);
         let began = Instant::now();
         turns.calls().begin(false);
         turns.execute(async {});

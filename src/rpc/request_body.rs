@@ -7,7 +7,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
@@ -26,7 +25,6 @@ use super::{
 pub(super) struct RequestBody {
     incoming: Incoming,
     calls: Arc<Calls>,
-    time_max: Duration,
     bytes: usize,
     wait: Option<Box<Wait>>,
 }
@@ -38,12 +36,11 @@ struct Wait {
 }
 
 impl RequestBody {
-    /// A body that may take so long, from when it is first waited for.
-    pub(super) fn new(incoming: Incoming, calls: Arc<Calls>, time_max: Duration) -> Self {
+    /// The body of one of these calls.
+    pub(super) fn new(incoming: Incoming, calls: Arc<Calls>) -> Self {
         Self {
             incoming,
             calls,
-            time_max,
             bytes: 0,
             wait: None,
         }
@@ -51,10 +48,10 @@ impl RequestBody {
 
     /// Waits for more, unless that may not be.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
-        let time_max = self.time_max;
+        let request_max = self.calls.request_max;
         let wait = self.wait.get_or_insert_with(|| {
             Box::new(Wait {
-                late: Box::pin(sleep(time_max)),
+                late: Box::pin(sleep(request_max)),
                 place: None,
             })
         });
