@@ -12,6 +12,7 @@ use std::{
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
+    sync::Notify,
     time::{Instant, timeout_at},
 };
 use tokio_util::{
@@ -21,7 +22,6 @@ use tokio_util::{
 
 use crate::{
     audit::Audit,
-    authz::Policy,
     clock::Clock,
     config::{self, Config},
     entra, kek,
@@ -42,9 +42,11 @@ use crate::{
 mod engine;
 pub mod offline;
 mod opening;
+mod reload;
 
 use engine::Upstream;
 use opening::{Attempt as _, Opening, Sealed, cause, keep_trying};
+use reload::{Reading, Reloader};
 
 /// Exit code of a configuration that cannot be used (`EX_CONFIG` of sysexits.h).
 const EXIT_CONFIG: u8 = 78;
@@ -64,6 +66,8 @@ pub struct Broker {
     /// Why it was sealed when it started, if it was. It opens by itself where that can be.
     pub sealed: Option<Error>,
     health: Option<Health>,
+    /// Has changed files taken at once.
+    reload: Arc<Notify>,
     cores: Cores,
     /// Stops the listeners and lets calls finish.
     stop: CancellationToken,
@@ -85,6 +89,9 @@ pub enum Error {
     /// Logging.
     #[error(transparent)]
     Telemetry(#[from] telemetry::Error),
+    /// Files that are replaced without an end.
+    #[error("the files change from one reading to the next")]
+    Unsettled,
     /// Certificates and keys of the listener.
     #[error(transparent)]
     Tls(#[from] tls::Error),
@@ -115,12 +122,9 @@ impl Broker {
     /// [`Error`], of the configuration and of the system only; nothing is left running then.
     pub async fn start(config: &Config, clock: Clock) -> Result<Self, Error> {
         // Whatever an operator has to put right before anything can be served comes first.
-        let policy = Arc::new(Policy::load(
-            &config.policy.file,
-            &config.identity.trust_domain,
-        )?);
-        let tls = tls::server_config(&config.server.tls, &config.identity)?;
+        let set = Reading::take(config)?.set()?;
         let metrics = Arc::new(Metrics::new());
+        let reloader = Reloader::new(config, set, &metrics);
         let upstream = Upstream::new(config, clock, &metrics)?;
         let listeners = Listeners::bind(config.server.listen, config.server.threads())?;
         let audit = open_audit(config)?;
@@ -140,7 +144,7 @@ impl Broker {
         let (address, is_sealed) = (listeners.address, door.is_sealed());
         metrics.gauge("sealed", SEALED, move || is_sealed().into());
         let serving = Serving {
-            acceptor: Acceptor::new(tls, &config.identity.trust_domain, policy.clone(), limits),
+            acceptor: Acceptor::new(reloader.tls(), reloader.policy(), limits),
             door: door.clone(),
             stop: stop.clone(),
             end: end.clone(),
@@ -149,7 +153,7 @@ impl Broker {
         let opening = Opening {
             config: config.clone(),
             clock,
-            policy,
+            policy: reloader.policy(),
             upstream,
             records,
             audit,
@@ -164,6 +168,9 @@ impl Broker {
             let (stop, opening) = (stop.clone(), keep_trying(opening));
             tasks.spawn(async move { stop.run_until_cancelled(opening).await });
         }
+        let reload = Arc::new(Notify::new());
+        let (ending, following) = (stop.clone(), reloader.follow(reload.clone()));
+        tasks.spawn(async move { ending.run_until_cancelled(following).await });
         tracing::info!(%address, ?health_address, ?metrics_address, "serving");
         Ok(Self {
             address,
@@ -171,6 +178,7 @@ impl Broker {
             metrics_address,
             sealed,
             health,
+            reload,
             cores,
             stop,
             end: end_guard,
@@ -200,6 +208,11 @@ impl Broker {
         }
         let joined = self.cores.join().await;
         joined.map_err(|error| Error::Serving(error.to_string()))
+    }
+
+    /// Has files that have changed taken at once, rather than within a second.
+    pub fn reload(&self) {
+        self.reload.notify_one();
     }
 
     /// Waits until serving ends by itself, which it should not.
@@ -249,7 +262,8 @@ async fn start_health(
     Ok((Some(health), Some(address)))
 }
 
-/// `kodo-broker serve`: runs until SIGTERM or SIGINT. A second signal ends it at once.
+/// `kodo-broker serve`: runs until SIGTERM or SIGINT. A second signal ends it at once; SIGHUP has changed
+/// files taken at once.
 #[must_use]
 pub fn serve_command(config: &Path, guards: Guards) -> ExitCode {
     match guarded(config, guards) {
@@ -277,14 +291,18 @@ fn guarded(config: &Path, guards: Guards) -> Result<(), Error> {
 async fn serve(config: &Config) -> Result<(), Error> {
     // Listened for once and from the beginning: one that comes between two waits is not lost.
     let mut signals = Signals::listen()?;
+    let mut hangups = signal(SignalKind::hangup())?;
     let mut broker = tokio::select! {
         started = Broker::start(config, Clock::system()) => started?,
         // A large store takes a while to open.
         () = signals.next() => return Ok(()),
     };
-    tokio::select! {
-        () = signals.next() => {}
-        error = broker.ended() => return Err(error),
+    loop {
+        tokio::select! {
+            () = signals.next() => break,
+            _ = hangups.recv() => broker.reload(),
+            error = broker.ended() => return Err(error),
+        }
     }
     tracing::info!("stopping");
     tokio::select! {
@@ -327,6 +345,7 @@ fn exit_code(error: &Error) -> ExitCode {
         | Error::Config(_)
         | Error::Telemetry(_)
         | Error::Tls(_)
+        | Error::Unsettled
         | Error::Http(_)
         | Error::Kek(_) => ExitCode::from(EXIT_CONFIG),
         Error::Store(_) | Error::Vault(_) | Error::Io(_) | Error::Serving(_) => ExitCode::FAILURE,

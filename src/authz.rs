@@ -1,19 +1,24 @@
 //! Who may do what: a policy of grants, default deny, asked on every call.
 //!
-//! The file is read and checked at start; `deploy/policy.toml` explains it. An organization that a
+//! The file is read and checked at start and when it changes; `deploy/policy.toml` explains it. An organization that a
 //! caller has no grant for does not exist for that caller, so that nobody can find out by asking who
 //! the customers are.
 
-use std::{collections::HashMap, path::Path, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+};
 
+use arc_swap::{ArcSwap, Guard};
 use aws_lc_rs::digest::{SHA256, digest};
 use serde::Deserialize;
 use spiffe::{SpiffeId, TrustDomain};
 
-use crate::{
-    config,
-    organization::{OrganizationId, Resource},
-};
+use crate::organization::{OrganizationId, Resource};
+
+mod live;
+
+pub use live::LivePolicy;
 
 /// What a caller wants to do.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Hash)]
@@ -57,16 +62,22 @@ pub struct Policy {
     below: Vec<(String, Arc<Grant>)>,
 }
 
-/// Somebody who calls, with the grants that a policy has for them: found once for a connection, since
-/// to go through all grants on every call costs more than the rest of the check.
+/// Somebody who calls, with the grants that a policy has for them: found once for a connection and
+/// policy, since to go through all grants on every call costs more than the rest of the check.
 #[derive(Debug)]
 pub struct Caller {
     id: SpiffeId,
     name: String,
     /// Of the name.
     digest: [u8; 16],
-    /// Whose the grants are.
-    policy: Arc<Policy>,
+    found: ArcSwap<FoundGrants>,
+}
+
+/// Grants of a caller.
+#[derive(Debug)]
+struct FoundGrants {
+    /// Whose they are. Weak, so that an idle connection keeps no old policy in memory.
+    policy: Weak<Policy>,
     grants: Vec<Arc<Grant>>,
 }
 
@@ -112,27 +123,15 @@ enum OrganizationPattern {
 }
 
 impl Policy {
-    /// Reads a policy file.
-    ///
-    /// # Errors
-    /// [`config::Error`], with the line.
-    pub fn load(file: &Path, trust_domain: &TrustDomain) -> Result<Self, config::Error> {
-        let text = config::read(file)?;
-        Self::parse(&text, trust_domain).map_err(|reason| config::Error::Malformed {
-            file: file.to_owned(),
-            reason,
-        })
-    }
-
     /// Parses a policy.
     ///
     /// # Errors
     /// What is wrong and in which line.
-    pub fn parse(text: &str, trust_domain: &TrustDomain) -> Result<Self, String> {
+    pub fn parse(text: &str, trust_domains: &[TrustDomain]) -> Result<Self, String> {
         let file: PolicyFile = toml::from_str(text).map_err(|error| error.to_string())?;
         let mut policy = Self::default();
         for entry in file.grant {
-            policy.add(entry, trust_domain).map_err(|(at, reason)| {
+            policy.add(entry, trust_domains).map_err(|(at, reason)| {
                 let line = text[..at].matches('\n').count() + 1;
                 format!("line {line}: {reason}")
             })?;
@@ -143,7 +142,7 @@ impl Policy {
     fn add(
         &mut self,
         entry: GrantEntry,
-        trust_domain: &TrustDomain,
+        trust_domains: &[TrustDomain],
     ) -> Result<(), (usize, String)> {
         let mut organizations = Vec::new();
         for pattern in &entry.organizations {
@@ -179,7 +178,7 @@ impl Policy {
         });
         for caller in entry.callers {
             let at = caller.span().start;
-            self.add_caller(caller.get_ref(), trust_domain, &grant)
+            self.add_caller(caller.get_ref(), trust_domains, &grant)
                 .map_err(|reason| (at, reason))?;
         }
         Ok(())
@@ -188,7 +187,7 @@ impl Policy {
     fn add_caller(
         &mut self,
         caller: &str,
-        trust_domain: &TrustDomain,
+        trust_domains: &[TrustDomain],
         grant: &Arc<Grant>,
     ) -> Result<(), String> {
         let (path, prefix) = match caller.strip_suffix("/*") {
@@ -196,16 +195,17 @@ impl Policy {
             None => (caller, false),
         };
         // All callers of the trust domain are `spiffe://domain/*`, which has no path to check.
-        let root = format!("spiffe://{trust_domain}");
-        if prefix && path == root {
-            self.below.push((format!("{root}/"), grant.clone()));
+        let of_all = |domain: &TrustDomain| path == format!("spiffe://{domain}");
+        if prefix && trust_domains.iter().any(of_all) {
+            self.below.push((format!("{path}/"), grant.clone()));
             return Ok(());
         }
         let id =
             SpiffeId::new(path).map_err(|error| format!("`{caller}` is no SPIFFE ID: {error}"))?;
-        if !id.is_member_of(trust_domain) {
+        if !trust_domains.iter().any(|domain| id.is_member_of(domain)) {
             return Err(format!(
-                "`{caller}` is outside the trust domain {trust_domain}; no caller can have it"
+                "`{caller}` is outside the trust domain {}; no caller can have it",
+                named(trust_domains)
             ));
         }
         if !prefix && id.path().is_empty() {
@@ -256,24 +256,6 @@ impl Policy {
         token_granted(self.grants(caller), organization, resource)
     }
 
-    /// As [`Self::check_token`], for a caller whose grants are known. Those of another policy than
-    /// this one do not count: after a change, the caller's grants are looked up.
-    ///
-    /// # Errors
-    /// [`Denied`].
-    pub fn check_token_of(
-        self: &Arc<Self>,
-        caller: &Caller,
-        organization: &OrganizationId,
-        resource: &Resource,
-    ) -> Result<(), Denied> {
-        if Arc::ptr_eq(self, &caller.policy) {
-            let grants = caller.grants.iter().map(Arc::as_ref);
-            return token_granted(grants, organization, resource);
-        }
-        self.check_token(&caller.id, organization, resource)
-    }
-
     /// Whether a caller may do something with any organization at all: asked where there is none yet.
     ///
     /// # Errors
@@ -303,17 +285,28 @@ impl Policy {
 impl Caller {
     /// A caller with the grants of a policy.
     #[must_use]
-    pub fn new(id: SpiffeId, policy: Arc<Policy>) -> Self {
-        let grants = policy.shared_grants(&id).cloned().collect();
+    pub fn new(id: SpiffeId, policy: &Arc<Policy>) -> Self {
+        let found = ArcSwap::from_pointee(FoundGrants::new(&id, policy));
         let name = id.to_string();
         let digest = digest(&SHA256, name.as_bytes());
         Self {
             digest: *digest.as_ref().first_chunk().expect("SHA-256 has 32 bytes"),
             name,
             id,
-            policy,
-            grants,
+            found,
         }
+    }
+
+    /// The grants that a policy has for the caller, looked up again where those that were found are of
+    /// another one.
+    fn grants_of(&self, policy: &Arc<Policy>) -> Guard<Arc<FoundGrants>> {
+        let found = self.found.load();
+        if found.policy.as_ptr() == Arc::as_ptr(policy) {
+            return found;
+        }
+        let found = Arc::new(FoundGrants::new(&self.id, policy));
+        self.found.store(found.clone());
+        Guard::from_inner(found)
     }
 
     /// The SPIFFE ID.
@@ -332,6 +325,15 @@ impl Caller {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+}
+
+impl FoundGrants {
+    fn new(caller: &SpiffeId, policy: &Arc<Policy>) -> Self {
+        Self {
+            policy: Arc::downgrade(policy),
+            grants: policy.shared_grants(caller).cloned().collect(),
+        }
     }
 }
 
@@ -380,6 +382,11 @@ impl OrganizationPattern {
             }
         }
     }
+}
+
+fn named(domains: &[TrustDomain]) -> String {
+    let names: Vec<_> = domains.iter().map(ToString::to_string).collect();
+    names.join(" or ")
 }
 
 impl From<&Resource> for ResourceName {

@@ -1,7 +1,7 @@
 //! The configuration file: typed sections, unknown keys refused, secrets only as paths of files.
 
 use std::{
-    fs, io,
+    fs, io, iter,
     num::{NonZeroU16, NonZeroU32},
     path::{Path, PathBuf},
     time::Duration,
@@ -47,6 +47,11 @@ pub struct Config {
     /// What is logged.
     #[serde(default)]
     pub log: LogConfig,
+    /// The file that all of this was read from, if it was.
+    #[serde(skip)]
+    pub file: Option<PathBuf>,
+    #[serde(skip)]
+    text: String,
 }
 
 /// `[identity]`.
@@ -57,6 +62,20 @@ pub struct IdentityConfig {
     #[serde(deserialize_with = "trust_domain")]
     pub trust_domain: TrustDomain,
     /// CAs of that trust domain, PEM.
+    pub client_ca_file: PathBuf,
+    /// Further trust domains that callers come from.
+    #[serde(default)]
+    pub federated: Vec<FederatedConfig>,
+}
+
+/// `[[identity.federated]]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FederatedConfig {
+    /// The trust domain.
+    #[serde(deserialize_with = "trust_domain")]
+    pub trust_domain: TrustDomain,
+    /// CAs of that trust domain, which vouch for no other.
     pub client_ca_file: PathBuf,
 }
 
@@ -187,7 +206,9 @@ impl Config {
             file: file.to_owned(),
             reason,
         };
-        Self::parse(&text).map_err(malformed)
+        let mut config = Self::parse(&text).map_err(malformed)?;
+        config.file = Some(file.to_owned());
+        Ok(config)
     }
 
     /// Parses a configuration.
@@ -195,7 +216,52 @@ impl Config {
     /// # Errors
     /// What is wrong and in which line.
     pub fn parse(text: &str) -> Result<Self, String> {
-        toml::from_str(text).map_err(|error| error.to_string())
+        let mut config: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        config.identity.check()?;
+        text.clone_into(&mut config.text);
+        Ok(config)
+    }
+
+    /// What was parsed.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// What in it is in force after a restart only, to be compared.
+    #[must_use]
+    pub fn not_reloaded(&self) -> Option<toml::Table> {
+        let mut all: toml::Table = toml::from_str(&self.text).ok()?;
+        all.remove("identity");
+        all.remove("policy");
+        for (section, option) in [("server", "tls"), ("log", "filter")] {
+            let section = all.get_mut(section).and_then(toml::Value::as_table_mut);
+            if let Some(section) = section {
+                section.remove(option);
+            }
+        }
+        Some(all)
+    }
+}
+
+impl IdentityConfig {
+    fn check(&self) -> Result<(), String> {
+        let domains: Vec<_> = self.trust_domains().map(|(domain, _)| domain).collect();
+        for (place, domain) in domains.iter().enumerate() {
+            if domains[..place].contains(domain) {
+                return Err(format!(
+                    "identity: the trust domain {domain} stands there twice; put its CAs into one file"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The trust domains of all callers, each with its CAs.
+    pub fn trust_domains(&self) -> impl Iterator<Item = (&TrustDomain, &Path)> {
+        let federated = self.federated.iter();
+        let federated = federated.map(|one| (&one.trust_domain, one.client_ca_file.as_path()));
+        iter::once((&self.trust_domain, self.client_ca_file.as_path())).chain(federated)
     }
 }
 

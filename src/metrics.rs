@@ -36,6 +36,7 @@ pub struct Metrics {
     tokens: Counter,
     hit: Histogram,
     miss: Histogram,
+    reloads: Family<Reloads, Counter>,
     /// Open connections of callers.
     pub connections: Gauge,
 }
@@ -51,6 +52,20 @@ struct Call {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Source {
     source: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reloads {
+    outcome: &'static str,
+}
+
+/// What became of changed files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// They are in force.
+    Taken,
+    /// They cannot be used.
+    Refused,
 }
 
 /// Where a token came from.
@@ -77,6 +92,12 @@ impl Metrics {
             prometheus_client::registry::Unit::Seconds,
             seconds.clone(),
         );
+        let reloads = Family::<Reloads, Counter>::default();
+        registry.register(
+            "reloads",
+            "Changes of files that were put in force (taken) or could not be (refused)",
+            reloads.clone(),
+        );
         let connections = Gauge::default();
         registry.register(
             "connections",
@@ -95,6 +116,7 @@ impl Metrics {
             tokens,
             hit,
             miss,
+            reloads,
             connections,
         }
     }
@@ -112,6 +134,15 @@ impl Metrics {
             Cache::Miss => &self.miss,
         };
         histogram.observe(after.as_secs_f64());
+    }
+
+    /// Counts changed files.
+    pub fn reloaded(&self, reload: Reload) {
+        let outcome = match reload {
+            Reload::Taken => "taken",
+            Reload::Refused => "refused",
+        };
+        self.reloads.get_or_create(&Reloads { outcome }).inc();
     }
 
     /// Adds a figure that is read when it is asked for.

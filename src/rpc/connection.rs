@@ -43,6 +43,9 @@ use crate::{audit::Audit, config::LimitsConfig, metrics::Metrics, pb::v1::ErrorR
 /// How often a silent client is asked whether it is still there, and how long it has to answer.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Over how long connections are spread that must all be made anew since a CA is trusted no more.
+const REAUTHENTICATION: Duration = Duration::from_secs(10);
+
 /// Lets callers in to what they can call. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Door(Arc<Inner>);
@@ -132,10 +135,11 @@ impl Door {
         }
     }
 
-    /// Serves a connection until the client leaves, it is too old, it is an operator's and idle, or
-    /// `stop`; then lets its calls finish.
+    /// Serves a connection until the client leaves, it is too old, a CA of its client is trusted no more,
+    /// it is an operator's and idle, or `stop`; then lets its calls finish.
     pub async fn serve(&self, connection: TlsConnection, stop: &CancellationToken) {
         let peer = connection.peer.clone();
+        let distrusted = connection.distrusted.clone();
         let inner = &self.0;
         inner.metrics.connections.inc();
         let _counted = Counted(&inner.metrics);
@@ -161,6 +165,7 @@ impl Door {
             () = stop.cancelled() => None,
             () = sleep(inner.connection_age_max) => None,
             () = idle(under_way) => None,
+            () = reauthentication(&distrusted) => None,
         };
         let ended = match ended {
             Some(ended) => ended,
@@ -206,6 +211,13 @@ impl Inner {
         let _ = timeout(self.call_timeout, self.settled.cancelled()).await;
         self.open.get()
     }
+}
+
+/// Waits until a connection must be made anew since a CA is trusted no more: each at a time of its own,
+/// so that they do not all shake hands at once.
+async fn reauthentication(distrusted: &CancellationToken) {
+    distrusted.cancelled().await;
+    sleep(REAUTHENTICATION.mul_f64(fastrand::f64())).await;
 }
 
 /// What tonic's services answer.

@@ -16,8 +16,6 @@ use std::{
     time::Duration,
 };
 
-use rustls::ServerConfig;
-use spiffe::TrustDomain;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -32,8 +30,9 @@ use tonic::transport::server::Connected;
 use super::peer::{Unidentified, identify};
 use crate::{
     audit::Place,
-    authz::{Caller, Policy},
+    authz::{Caller, LivePolicy},
     config::LimitsConfig,
+    tls::LiveTls,
 };
 
 /// Pause after a failed accept: there are no file descriptors left, and asking again at once would
@@ -46,6 +45,8 @@ pub struct Connection<S, P> {
     stream: S,
     /// Who is at the other end.
     pub peer: P,
+    /// Tells when a CA that may have vouched for the peer is trusted no more.
+    pub distrusted: CancellationToken,
     /// Gives the place back when the connection ends.
     _place: OwnedSemaphorePermit,
 }
@@ -69,9 +70,8 @@ struct Known {
 
 /// What the listener needs to know.
 pub struct Acceptor {
-    tls: TlsAcceptor,
-    trust_domain: TrustDomain,
-    policy: Arc<Policy>,
+    tls: Arc<LiveTls>,
+    policy: Arc<LivePolicy>,
     handshake_timeout: Duration,
     connections: Arc<Semaphore>,
     handshakes: Arc<Semaphore>,
@@ -80,19 +80,13 @@ pub struct Acceptor {
 impl Acceptor {
     /// An acceptor with its limits.
     #[must_use]
-    pub fn new(
-        tls: Arc<ServerConfig>,
-        trust_domain: &TrustDomain,
-        policy: Arc<Policy>,
-        limits: &LimitsConfig,
-    ) -> Arc<Self> {
+    pub fn new(tls: Arc<LiveTls>, policy: Arc<LivePolicy>, limits: &LimitsConfig) -> Arc<Self> {
         let places = |max: std::num::NonZeroU32| {
             let max = usize::try_from(max.get()).unwrap_or(usize::MAX);
             Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)))
         };
         Arc::new(Self {
-            tls: tls.into(),
-            trust_domain: trust_domain.clone(),
+            tls,
             policy,
             handshake_timeout: limits.handshake_timeout(),
             connections: places(limits.connections_max),
@@ -141,7 +135,9 @@ impl Acceptor {
         place: OwnedSemaphorePermit,
     ) -> Option<TlsConnection> {
         let from = stream.peer_addr().ok();
-        let stream = match timeout(self.handshake_timeout, self.tls.accept(stream)).await {
+        let material = self.tls.current();
+        let tls = TlsAcceptor::from(material.config.clone());
+        let stream = match timeout(self.handshake_timeout, tls.accept(stream)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
                 tracing::info!(?from, %error, "refused a connection");
@@ -153,13 +149,18 @@ impl Acceptor {
             }
         };
         let chain = stream.get_ref().1.peer_certificates();
-        let identity = identify(chain, &self.trust_domain);
-        if let Err(error) = &identity {
-            tracing::warn!(?from, %error, "a caller without an identity");
-        }
+        let identity = identify(chain, &material.domains);
+        let distrusted = match &identity {
+            Ok(id) => material.distrusted(id.trust_domain()),
+            Err(error) => {
+                tracing::warn!(?from, %error, "a caller without an identity");
+                CancellationToken::new()
+            }
+        };
         Some(Connection {
             stream,
-            peer: Peer::new(identity.map(|id| Caller::new(id, self.policy.clone()))),
+            peer: Peer::new(identity.map(|id| Caller::new(id, &self.policy.current()))),
+            distrusted,
             _place: place,
         })
     }
@@ -167,9 +168,7 @@ impl Acceptor {
 
 impl fmt::Debug for Acceptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Acceptor")
-            .field("trust_domain", &self.trust_domain)
-            .finish_non_exhaustive()
+        f.debug_struct("Acceptor").finish_non_exhaustive()
     }
 }
 
@@ -218,6 +217,7 @@ pub fn accept_plain(
                 let connection = accept_one(&listener).await.map(|stream| Connection {
                     stream,
                     peer: (),
+                    distrusted: CancellationToken::new(),
                     _place: place,
                 });
                 let Some(connection) = connection else {

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     audit::{Audit, Outcome, Record},
-    authz::{Action, Caller, Denied, Policy},
+    authz::{Action, Caller, Denied, LivePolicy},
     credential,
     hex::Hex,
     metrics::Metrics,
@@ -48,7 +48,7 @@ pub(super) trait Names {
 #[derive(Debug)]
 pub struct OrganizationService {
     /// What callers may do.
-    pub policy: Arc<Policy>,
+    pub policy: Arc<LivePolicy>,
     /// What is registered.
     pub vault: Arc<Vault>,
     /// Changes it.

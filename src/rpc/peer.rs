@@ -39,7 +39,7 @@ pub enum Unidentified {
 /// [`Unidentified`].
 pub fn identify(
     chain: Option<&[CertificateDer<'_>]>,
-    trust_domain: &TrustDomain,
+    trust_domains: &[TrustDomain],
 ) -> Result<SpiffeId, Unidentified> {
     let leaf = chain
         .and_then(|chain| chain.first())
@@ -81,10 +81,20 @@ pub fn identify(
     if id.path().is_empty() || id.to_string() != uri {
         return Err(Unidentified::NoSpiffeId);
     }
-    if !id.is_member_of(trust_domain) {
+    if !trust_domains.iter().any(|domain| id.is_member_of(domain)) {
         return Err(Unidentified::ForeignTrustDomain);
     }
     Ok(id)
+}
+
+/// The trust domain of a certificate, for whoever verifies it: read as [`identify`] reads it.
+#[must_use]
+pub fn trust_domain_of(
+    leaf: &CertificateDer<'_>,
+    trust_domains: &[TrustDomain],
+) -> Option<TrustDomain> {
+    let id = identify(Some(std::slice::from_ref(leaf)), trust_domains).ok()?;
+    Some(id.trust_domain().clone())
 }
 
 #[cfg(all(test, feature = "simulator"))]

@@ -24,7 +24,7 @@ use super::{
     within,
 };
 use crate::{
-    authz::{Action, Caller, Policy},
+    authz::{Action, Caller, LivePolicy},
     clock::Clock,
     entra::Lane,
     metrics::{Cache, Metrics},
@@ -42,7 +42,7 @@ pub(super) const GET_TOKEN: &str = "GetToken";
 #[derive(Clone, Debug)]
 pub struct TokenService {
     /// What callers may do.
-    pub policy: Arc<Policy>,
+    pub policy: Arc<LivePolicy>,
     /// Where tokens come from.
     pub tokens: TokenCache,
     /// Tells when they end.

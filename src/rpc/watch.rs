@@ -3,7 +3,7 @@
 use std::{pin::Pin, sync::Arc};
 
 use futures_util::stream::unfold;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
@@ -32,6 +32,8 @@ struct Following {
     asked: Asked,
     key: TokenKey,
     watch: Watch,
+    /// Of the policy.
+    changes: watch::Receiver<()>,
     /// Gives the place back when the stream ends.
     _place: OwnedSemaphorePermit,
 }
@@ -80,6 +82,8 @@ impl TokenService {
         request: WatchTokenRequest,
         asked: &mut Asked,
     ) -> Result<Following, Status> {
+        // Listened to before it is asked: no change is missed.
+        let changes = self.policy.changes();
         let (key, needed, lane) = self.understand(caller, &request.into(), asked)?;
         let place = Arc::clone(&self.streams).try_acquire_owned();
         Ok(Following {
@@ -88,6 +92,7 @@ impl TokenService {
             asked: asked.clone(),
             watch: self.tokens.watch(key.clone(), needed, lane),
             key,
+            changes,
             _place: place.map_err(|_| status::too_many_streams())?,
         })
     }
@@ -126,10 +131,18 @@ impl Following {
 
     async fn wait(&mut self) -> Result<Arc<Token>, Status> {
         let stop = self.service.stop.clone();
-        let token = stop.run_until_cancelled(self.watch.next()).await;
-        let token = token.ok_or_else(status::shutting_down)??;
-        // Asked again for each token: the policy may have changed since the stream began.
-        self.service.allow(self.peer.caller()?, &self.key)?;
-        Ok(token)
+        loop {
+            let token = tokio::select! {
+                token = self.watch.next() => Some(token?),
+                Ok(()) = self.changes.changed() => None,
+                () = stop.cancelled() => return Err(status::shutting_down()),
+            };
+            // Asked again for each token, and when the policy has changed: a stream whose grant is gone
+            // ends then, and not with the next token, which comes in an hour.
+            self.service.allow(self.peer.caller()?, &self.key)?;
+            if let Some(token) = token {
+                return Ok(token);
+            }
+        }
     }
 }

@@ -14,6 +14,7 @@ mod main_job;
 mod metrics;
 mod refusals;
 mod registration;
+mod reload;
 mod reports;
 mod revocation;
 mod rotation;

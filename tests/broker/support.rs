@@ -41,6 +41,7 @@ use uuid::{Uuid, uuid};
 pub(crate) mod pki;
 pub(crate) mod request;
 mod setup;
+pub(crate) mod shown;
 pub(crate) mod wire;
 
 pub(crate) use setup::Setup;
@@ -173,6 +174,11 @@ impl Fixture {
         let mut answer = String::new();
         connection.read_to_string(&mut answer).await.expect("text");
         answer
+    }
+
+    /// Has files taken at once that have changed.
+    pub(crate) fn reload(&self) {
+        self.broker.as_ref().expect("the broker serves").reload();
     }
 
     /// Takes the broker away, to stop it.

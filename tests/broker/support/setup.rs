@@ -36,6 +36,8 @@ pub(crate) struct Setup {
     clock: Clock,
     /// Further lines of `[server]`.
     server: String,
+    /// Further files of the folder.
+    files: Vec<(&'static str, String)>,
     propagation_seconds: u16,
 }
 
@@ -47,6 +49,7 @@ impl Setup {
             config: String::new(),
             clock: Clock::system(),
             server: String::new(),
+            files: Vec::new(),
             propagation_seconds: 0,
         }
     }
@@ -72,6 +75,12 @@ impl Setup {
     /// Adds lines to `[server]`.
     pub(crate) fn server(mut self, lines: &str) -> Self {
         self.server = lines.into();
+        self
+    }
+
+    /// Adds a file to the fixture's folder.
+    pub(crate) fn file(mut self, name: &'static str, content: &str) -> Self {
+        self.files.push((name, content.to_owned()));
         self
     }
 
@@ -119,6 +128,9 @@ impl Setup {
         write("server.crt", &pki::server().certificate_pem);
         write("server.key", &pki::server().key_pem);
         write("policy.toml", &self.policy);
+        for (name, content) in &self.files {
+            write(name, content);
+        }
         write("kek", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n");
         let at = folder.display();
         let store = if self.sled {

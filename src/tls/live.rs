@@ -1,0 +1,110 @@
+//! The material in force. A handshake takes it once and sees nothing of a change that comes meanwhile.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::{ServerConfig, pki_types::CertificateDer};
+use spiffe::TrustDomain;
+use tokio_util::sync::CancellationToken;
+
+/// The CAs of a trust domain.
+#[derive(Debug)]
+pub struct Bundle {
+    domain: TrustDomain,
+    cas: Vec<CertificateDer<'static>>,
+    /// Cancelled once one of the CAs is trusted no more.
+    distrusted: CancellationToken,
+}
+
+/// What connections are made with: never changed, only replaced as a whole.
+#[derive(Debug)]
+pub struct Material {
+    /// For the handshake.
+    pub config: Arc<ServerConfig>,
+    /// The trust domains of callers.
+    pub domains: Vec<TrustDomain>,
+    bundles: Vec<Bundle>,
+}
+
+/// Holds the material in force.
+#[derive(Debug)]
+pub struct LiveTls(ArcSwap<Material>);
+
+impl Bundle {
+    pub(super) fn new(domain: TrustDomain, cas: Vec<CertificateDer<'static>>) -> Self {
+        Self {
+            domain,
+            cas,
+            distrusted: CancellationToken::new(),
+        }
+    }
+
+    pub(super) fn domain(&self) -> &TrustDomain {
+        &self.domain
+    }
+
+    pub(super) fn cas(&self) -> &[CertificateDer<'static>] {
+        &self.cas
+    }
+
+    /// Whether whoever was verified by another bundle would be by this one, too.
+    fn covers(&self, other: &Self) -> bool {
+        self.domain == other.domain && other.cas.iter().all(|ca| self.cas.contains(ca))
+    }
+}
+
+impl Material {
+    pub(super) fn new(config: ServerConfig, bundles: Vec<Bundle>) -> Self {
+        Self {
+            config: Arc::new(config),
+            domains: bundles.iter().map(|one| one.domain.clone()).collect(),
+            bundles,
+        }
+    }
+
+    /// Tells when a CA of a trust domain is trusted no more: whoever was verified by it must show a
+    /// certificate again. Of a domain that is none of ours, at once.
+    #[must_use]
+    pub fn distrusted(&self, domain: &TrustDomain) -> CancellationToken {
+        let bundle = self.bundles.iter().find(|one| one.domain == *domain);
+        bundle.map_or_else(cancelled, |one| one.distrusted.clone())
+    }
+}
+
+impl LiveTls {
+    /// Material to begin with.
+    #[must_use]
+    pub fn new(material: Material) -> Arc<Self> {
+        Arc::new(Self(ArcSwap::from_pointee(material)))
+    }
+
+    /// What a handshake that begins now is made with.
+    #[must_use]
+    pub fn current(&self) -> Arc<Material> {
+        self.0.load_full()
+    }
+
+    /// Puts other material in force, and tells connections whose CAs are not all in it. One task at a
+    /// time does that.
+    pub fn replace(&self, mut material: Material) {
+        let before = self.0.load_full();
+        let mut distrusted = Vec::new();
+        for old in &before.bundles {
+            match material.bundles.iter_mut().find(|new| new.covers(old)) {
+                Some(new) => new.distrusted = old.distrusted.clone(),
+                None => distrusted.push(&old.distrusted),
+            }
+        }
+        self.0.store(Arc::new(material));
+        // Afterwards: whoever connects again because of it meets the new CAs.
+        for one in distrusted {
+            one.cancel();
+        }
+    }
+}
+
+fn cancelled() -> CancellationToken {
+    let token = CancellationToken::new();
+    token.cancel();
+    token
+}

@@ -1,0 +1,36 @@
+//! What a server shows to whoever begins a handshake.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::pki;
+
+/// The certificate of a server, which must be of the tests' CA.
+pub(crate) async fn certificate(address: SocketAddr) -> CertificateDer<'static> {
+    let mut roots = RootCertStore::empty();
+    let authority = of_pem(&pki::authority().certificate_pem());
+    roots.add(authority).expect("a CA");
+    let config = ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let stream = TcpStream::connect(address).await.expect("it listens");
+    let name = ServerName::from(address.ip());
+    let connector = TlsConnector::from(Arc::new(config));
+    // In TLS 1.3 the server's refusal of a client without a certificate comes after this.
+    let stream = connector.connect(name, stream).await;
+    let stream = stream.expect("a certificate of the tests' CA");
+    let shown = stream.get_ref().1.peer_certificates();
+    let shown = shown.and_then(<[_]>::first).expect("there is one");
+    shown.clone().into_owned()
+}
+
+/// A certificate in PEM as a server shows it.
+pub(crate) fn of_pem(pem: &str) -> CertificateDer<'static> {
+    CertificateDer::from_pem_slice(pem.as_bytes()).expect("a certificate in PEM")
+}
