@@ -35,6 +35,7 @@ use crate::{
         metrics_endpoint,
         records::Records,
         seal::Seal,
+        surface::Surface,
     },
     store, telemetry, tls, vault,
 };
@@ -46,7 +47,7 @@ mod reload;
 
 use engine::Upstream;
 use opening::{Attempt as _, Opening, Sealed, cause, keep_trying};
-use reload::{Reading, Reloader};
+use reload::Reloader;
 
 /// Exit code of a configuration that cannot be used (`EX_CONFIG` of sysexits.h).
 const EXIT_CONFIG: u8 = 78;
@@ -59,6 +60,8 @@ const SEALED: &str = "Whether every call is refused since the store is not open:
 pub struct Broker {
     /// Where callers are served.
     pub address: SocketAddr,
+    /// Where operators are served, if not there.
+    pub admin_address: Option<SocketAddr>,
     /// Where the health service is served.
     pub health_address: Option<SocketAddr>,
     /// Where the figures are served.
@@ -122,11 +125,12 @@ impl Broker {
     /// [`Error`], of the configuration and of the system only; nothing is left running then.
     pub async fn start(config: &Config, clock: Clock) -> Result<Self, Error> {
         // Whatever an operator has to put right before anything can be served comes first.
-        let set = Reading::take(config)?.set()?;
         let metrics = Arc::new(Metrics::new());
-        let reloader = Reloader::new(config, set, &metrics);
+        let reloader = Reloader::begin(config, clock, &metrics).await?;
         let upstream = Upstream::new(config, clock, &metrics)?;
         let listeners = Listeners::bind(config.server.listen, config.server.threads())?;
+        let admin = bind_admin(config)?;
+        let admin_address = admin.as_ref().map(|listeners| listeners.address);
         let audit = open_audit(config)?;
         let (end, tasks) = (CancellationToken::new(), TaskTracker::new());
         // Ends, too, where the broker is dropped without being stopped.
@@ -143,13 +147,17 @@ impl Broker {
         let door = Door::new(seal.clone(), reflection, limits, audited, counted);
         let (address, is_sealed) = (listeners.address, door.is_sealed());
         metrics.gauge("sealed", SEALED, move || is_sealed().into());
-        let serving = Serving {
+        let is_sealed = door.is_sealed();
+        let serving = |surface| Serving {
+            // Each with its own places: workers cannot take those of operators.
             acceptor: Acceptor::new(reloader.tls(), reloader.policy(), limits),
             door: door.clone(),
+            surface,
             stop: stop.clone(),
             end: end.clone(),
         };
-        let cores = Cores::start(listeners, &serving, &tasks).await?;
+        let all = surfaces(listeners, admin, serving);
+        let cores = Cores::start(all, &tasks).await?;
         let opening = Opening {
             config: config.clone(),
             clock,
@@ -169,11 +177,13 @@ impl Broker {
             tasks.spawn(async move { stop.run_until_cancelled(opening).await });
         }
         let reload = Arc::new(Notify::new());
-        let (ending, following) = (stop.clone(), reloader.follow(reload.clone()));
-        tasks.spawn(async move { ending.run_until_cancelled(following).await });
-        tracing::info!(%address, ?health_address, ?metrics_address, "serving");
+        let following = reloader.follow(reload.clone(), health.clone(), move || !is_sealed());
+        let stopping = stop.clone();
+        tasks.spawn(async move { stopping.run_until_cancelled(following).await });
+        tracing::info!(%address, ?admin_address, ?health_address, ?metrics_address, "serving");
         Ok(Self {
             address,
+            admin_address,
             health_address,
             metrics_address,
             sealed,
@@ -219,6 +229,27 @@ impl Broker {
     pub async fn ended(&mut self) -> Error {
         self.cores.one_ended().await;
         Error::Serving("a thread that serves callers is gone".to_owned())
+    }
+}
+
+/// Few calls that take long: they need no threads of their own.
+fn bind_admin(config: &Config) -> io::Result<Option<Listeners>> {
+    let admin = config.server.admin_listen;
+    admin.map(|address| Listeners::bind(address, 0)).transpose()
+}
+
+/// What is served where.
+fn surfaces(
+    listeners: Listeners,
+    admin: Option<Listeners>,
+    serving: impl Fn(Surface) -> Serving,
+) -> Vec<(Listeners, Serving)> {
+    match admin {
+        None => vec![(listeners, serving(Surface::Everything))],
+        Some(admin) => vec![
+            (listeners, serving(Surface::Tokens)),
+            (admin, serving(Surface::Admin)),
+        ],
     }
 }
 

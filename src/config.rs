@@ -13,10 +13,12 @@ use spiffe::TrustDomain;
 mod entra;
 mod kek;
 mod server;
+mod tls;
 
 pub use entra::EntraConfig;
 pub use kek::{KekConfig, KubernetesConfig, TransitConfig, WrapWith};
-pub use server::{LimitsConfig, ServerConfig, TlsConfig};
+pub use server::{LimitsConfig, ServerConfig};
+pub use tls::{TlsConfig, TlsSource, TlsVersion, WorkloadApiConfig};
 
 /// Longest configuration or policy file, in bytes.
 pub const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -61,8 +63,8 @@ pub struct IdentityConfig {
     /// The SPIFFE trust domain of all callers.
     #[serde(deserialize_with = "trust_domain")]
     pub trust_domain: TrustDomain,
-    /// CAs of that trust domain, PEM.
-    pub client_ca_file: PathBuf,
+    /// CAs of that trust domain, PEM; none where the Workload API tells them.
+    pub client_ca_file: Option<PathBuf>,
     /// Further trust domains that callers come from.
     #[serde(default)]
     pub federated: Vec<FederatedConfig>,
@@ -75,8 +77,8 @@ pub struct FederatedConfig {
     /// The trust domain.
     #[serde(deserialize_with = "trust_domain")]
     pub trust_domain: TrustDomain,
-    /// CAs of that trust domain, which vouch for no other.
-    pub client_ca_file: PathBuf,
+    /// CAs of that trust domain, which vouch for no other; none where the Workload API tells them.
+    pub client_ca_file: Option<PathBuf>,
 }
 
 /// `[policy]`.
@@ -217,7 +219,7 @@ impl Config {
     /// What is wrong and in which line.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut config: Self = toml::from_str(text).map_err(|error| error.to_string())?;
-        config.identity.check()?;
+        config.identity.check(&config.server.tls.source)?;
         text.clone_into(&mut config.text);
         Ok(config)
     }
@@ -245,23 +247,34 @@ impl Config {
 }
 
 impl IdentityConfig {
-    fn check(&self) -> Result<(), String> {
-        let domains: Vec<_> = self.trust_domains().map(|(domain, _)| domain).collect();
-        for (place, domain) in domains.iter().enumerate() {
-            if domains[..place].contains(domain) {
+    fn check(&self, source: &TlsSource) -> Result<(), String> {
+        let from_files = matches!(source, TlsSource::Files { .. });
+        let domains: Vec<_> = self.trust_domains().collect();
+        for (place, (domain, file)) in domains.iter().enumerate() {
+            if domains[..place].iter().any(|(other, _)| other == domain) {
                 return Err(format!(
                     "identity: the trust domain {domain} stands there twice; put its CAs into one file"
+                ));
+            }
+            if file.is_none() && from_files {
+                return Err(format!(
+                    "identity: the trust domain {domain} needs a client_ca_file"
+                ));
+            }
+            if file.is_some() && !from_files {
+                return Err(format!(
+                    "identity: the CAs of {domain} come from the Workload API; leave client_ca_file out"
                 ));
             }
         }
         Ok(())
     }
 
-    /// The trust domains of all callers, each with its CAs.
-    pub fn trust_domains(&self) -> impl Iterator<Item = (&TrustDomain, &Path)> {
+    /// The trust domains of all callers, each with its CAs, if they are in a file.
+    pub fn trust_domains(&self) -> impl Iterator<Item = (&TrustDomain, Option<&Path>)> {
         let federated = self.federated.iter();
-        let federated = federated.map(|one| (&one.trust_domain, one.client_ca_file.as_path()));
-        iter::once((&self.trust_domain, self.client_ca_file.as_path())).chain(federated)
+        let federated = federated.map(|one| (&one.trust_domain, one.client_ca_file.as_deref()));
+        iter::once((&self.trust_domain, self.client_ca_file.as_deref())).chain(federated)
     }
 }
 

@@ -42,6 +42,7 @@ mod report;
 pub mod seal;
 mod status;
 pub mod store_service;
+pub mod surface;
 pub mod token_service;
 mod unary;
 mod watch;

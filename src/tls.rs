@@ -1,26 +1,37 @@
 //! TLS as a server: a client certificate from everybody, and material that is replaced while it serves.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use aws_lc_rs::digest::{Context, SHA256};
 use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     server::NoServerSessionStorage,
+    version,
 };
 use spiffe::TrustDomain;
+use x509_parser::{certificate::X509Certificate, prelude::FromDer as _, time::ASN1Time};
 use zeroize::Zeroizing;
 
 use crate::{
-    config::{IdentityConfig, TlsConfig},
+    config::{IdentityConfig, TlsConfig, TlsSource, TlsVersion},
     private_file,
 };
 
 mod live;
 mod verifier;
+mod workload;
 
-pub use live::{Bundle, LiveTls, Material};
+pub use live::{Bundle, LiveTls, Material, Validity};
 pub use verifier::Whose;
+pub use workload::WorkloadApi;
+
+use workload::Given;
 
 /// Longest key file, in bytes.
 const KEY_BYTES_MAX: usize = 64 * 1024;
@@ -46,13 +57,11 @@ pub enum Error {
         /// What it should hold.
         expected: &'static str,
     },
-    /// Certificate, key and CAs do not make a configuration.
-    #[error("certificate {} with key {}: {reason}", certificate.display(), key.display())]
+    /// Certificate and key do not belong together, or are of no use.
+    #[error("{from}: {reason}")]
     Unusable {
-        /// The certificate's file.
-        certificate: PathBuf,
-        /// The key's file.
-        key: PathBuf,
+        /// Where they are from.
+        from: String,
         /// Why.
         reason: String,
     },
@@ -64,14 +73,34 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// The Workload API gives nothing.
+    #[error("the Workload API at {socket}: {reason}")]
+    WorkloadApi {
+        /// Where it is.
+        socket: String,
+        /// Why.
+        reason: String,
+    },
+    /// The source of certificates is another one than the broker was started with.
+    #[error("server.tls: another source or socket is in force after a restart")]
+    OtherSource,
 }
 
-/// What TLS is made of, as it was found: one reading of all files.
+/// What TLS is made of, as it was found: one reading of everything.
 #[derive(Debug)]
 pub struct Found {
-    certificate: File,
-    key: File,
-    bundles: Vec<(TrustDomain, File)>,
+    parts: Parts,
+    min_version: TlsVersion,
+}
+
+#[derive(Debug)]
+enum Parts {
+    Files {
+        certificate: File,
+        key: File,
+        bundles: Vec<(TrustDomain, File)>,
+    },
+    WorkloadApi(Given),
 }
 
 #[derive(Debug)]
@@ -81,62 +110,170 @@ struct File {
 }
 
 impl Found {
-    /// Reads all files.
+    /// Reads all files, or takes what the Workload API gave last, if that is where it comes from.
     ///
     /// # Errors
-    /// [`Error::Unreadable`] names the one that cannot be read.
-    pub fn read(tls: &TlsConfig, identity: &IdentityConfig) -> Result<Self, Error> {
-        let bundles = identity.trust_domains().map(|(domain, file)| {
-            let file = File::read(file.to_owned(), Private::No)?;
-            Ok((domain.clone(), file))
-        });
+    /// [`Error`] names what cannot be read.
+    pub fn read(
+        tls: &TlsConfig,
+        identity: &IdentityConfig,
+        workload_api: Option<&WorkloadApi>,
+    ) -> Result<Self, Error> {
+        let parts = match (&tls.source, workload_api) {
+            (
+                TlsSource::Files {
+                    certificate_file,
+                    key_file,
+                },
+                None,
+            ) => {
+                let files = identity
+                    .trust_domains()
+                    .filter_map(|(domain, file)| Some((domain, file?)));
+                let bundles = files.map(|(domain, file)| {
+                    let file = File::read(file.to_owned(), Private::No)?;
+                    Ok((domain.clone(), file))
+                });
+                Parts::Files {
+                    bundles: bundles.collect::<Result<_, Error>>()?,
+                    certificate: File::read(certificate_file.clone(), Private::No)?,
+                    key: File::read(key_file.clone(), Private::Yes)?,
+                }
+            }
+            (TlsSource::WorkloadApi(config), Some(source)) if config == source.config() => {
+                Parts::WorkloadApi(source.given(identity)?)
+            }
+            _ => return Err(Error::OtherSource),
+        };
         Ok(Self {
-            certificate: File::read(tls.certificate_file.clone(), Private::No)?,
-            key: File::read(tls.key_file.clone(), Private::Yes)?,
-            bundles: bundles.collect::<Result<_, Error>>()?,
+            parts,
+            min_version: tls.min_version,
         })
     }
 
     /// Feeds everything that was read to a digest, to tell one reading from another.
     pub fn digest(&self, to: &mut Context) {
-        let bundles = self.bundles.iter().map(|(_, file)| file);
-        for file in [&self.certificate, &self.key].into_iter().chain(bundles) {
-            to.update(&file.content.len().to_be_bytes());
-            to.update(&file.content);
+        match &self.parts {
+            Parts::Files {
+                certificate,
+                key,
+                bundles,
+            } => {
+                let bundles = bundles.iter().map(|(_, file)| file);
+                for file in [certificate, key].into_iter().chain(bundles) {
+                    to.update(&file.content.len().to_be_bytes());
+                    to.update(&file.content);
+                }
+            }
+            Parts::WorkloadApi(given) => given.digest(to),
         }
     }
 
     /// What connections are made with from it. `whose` tells the trust domain of a client certificate.
     ///
-    /// No session is resumed: a resumed one would not be checked against the client CAs again
-    /// (RFC 8446 §2.2).
-    ///
     /// # Errors
     /// [`Error`] names what cannot be used.
     pub fn material(&self, whose: Whose) -> Result<Material, Error> {
-        let unusable = |error: rustls::Error| Error::Unusable {
-            certificate: self.certificate.path.clone(),
-            key: self.key.path.clone(),
-            reason: error.to_string(),
+        let unusable = |reason: String| Error::Unusable {
+            from: self.parts.name(),
+            reason,
         };
-        let bundles: Vec<_> = self
-            .bundles
-            .iter()
-            .map(|(domain, file)| Ok(Bundle::new(domain.clone(), file.certificates()?)))
-            .collect::<Result<_, Error>>()?;
+        let bundles = self.parts.bundles()?;
+        let bundles: Vec<_> = bundles
+            .into_iter()
+            .map(|(domain, cas)| Bundle::new(domain, cas))
+            .collect();
+        let chain = self.parts.chain()?;
+        let leaf = chain.first().ok_or_else(|| unusable("is empty".into()))?;
+        let validity = validity(leaf).ok_or_else(|| unusable("cannot be read".into()))?;
+        let config = self.server_config(chain, &bundles, whose, unusable)?;
+        Ok(Material::new(config, bundles, validity))
+    }
+
+    /// No session is resumed: a resumed one would not be checked against the client CAs again
+    /// (RFC 8446 §2.2).
+    fn server_config(
+        &self,
+        chain: Vec<CertificateDer<'static>>,
+        bundles: &[Bundle],
+        whose: Whose,
+        unusable: impl Fn(String) -> Error,
+    ) -> Result<ServerConfig, Error> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier = verifier::ByDomain::new(&bundles, whose, &provider)?;
+        let verifier = verifier::ByDomain::new(bundles, whose, &provider)?;
+        // Of TLS 1.2, the provider has ECDHE with AEAD only.
+        let versions: &[_] = match self.min_version {
+            TlsVersion::V1_2 => &[&version::TLS13, &version::TLS12],
+            TlsVersion::V1_3 => &[&version::TLS13],
+        };
         let mut config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(unusable)?
+            .with_protocol_versions(versions)
+            .map_err(|error| unusable(error.to_string()))?
             .with_client_cert_verifier(Arc::new(verifier))
-            .with_single_cert(self.certificate.certificates()?, self.key.private_key()?)
-            .map_err(unusable)?;
+            .with_single_cert(chain, self.parts.key()?)
+            .map_err(|error| unusable(error.to_string()))?;
         config.alpn_protocols = vec![b"h2".to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(Material::new(config, bundles))
+        // Without it, a session of TLS 1.2 is not bound to its handshake (RFC 7627).
+        config.require_ems = true;
+        Ok(config)
     }
+}
+
+impl Parts {
+    /// What an operator knows it by.
+    fn name(&self) -> String {
+        match self {
+            Self::Files {
+                certificate, key, ..
+            } => format!(
+                "certificate {} with key {}",
+                certificate.path.display(),
+                key.path.display()
+            ),
+            Self::WorkloadApi(_) => "the SVID of the Workload API".into(),
+        }
+    }
+
+    fn chain(&self) -> Result<Vec<CertificateDer<'static>>, Error> {
+        match self {
+            Self::Files { certificate, .. } => certificate.certificates(),
+            Self::WorkloadApi(given) => Ok(given.chain()),
+        }
+    }
+
+    fn key(&self) -> Result<PrivateKeyDer<'static>, Error> {
+        match self {
+            Self::Files { key, .. } => key.private_key(),
+            Self::WorkloadApi(given) => Ok(given.key()),
+        }
+    }
+
+    fn bundles(&self) -> Result<Vec<(TrustDomain, Vec<CertificateDer<'static>>)>, Error> {
+        match self {
+            Self::Files { bundles, .. } => {
+                let bundles = bundles.iter();
+                bundles
+                    .map(|(domain, file)| Ok((domain.clone(), file.certificates()?)))
+                    .collect()
+            }
+            Self::WorkloadApi(given) => Ok(given.bundles()),
+        }
+    }
+}
+
+/// When a certificate begins and ends to be valid.
+fn validity(certificate: &CertificateDer<'_>) -> Option<Validity> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let time = |time: ASN1Time| {
+        let seconds = u64::try_from(time.timestamp()).ok()?;
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+    };
+    Some(Validity {
+        not_before: time(certificate.validity().not_before)?,
+        not_after: time(certificate.validity().not_after)?,
+    })
 }
 
 /// Whether a file must be closed to others.

@@ -1,47 +1,50 @@
-//! Takes what has changed on disk while the broker serves: the broker's certificate and key, the CAs of
-//! callers, the policy, the log filter, and where in the configuration they are named.
+//! Takes what has changed while the broker serves: the broker's certificate and key, the CAs of callers,
+//! the policy, the log filter, and where in the configuration they are named.
 //!
 //! All of it is read each time and taken as one set, or not at all; what cannot be used leaves the set
 //! before in force, and is told. The content is looked at, not a watch on the file: a mounted secret
 //! changes by a link that is put elsewhere. It is read twice, so that no set is taken that is half
 //! of before and half of after such a change.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
     sync::Notify,
     task::spawn_blocking,
-    time::{Instant, MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval},
 };
 
 use super::Error;
 use crate::{
     authz::{LivePolicy, Policy},
-    config::{self, Config},
+    clock::Clock,
+    config::{self, Config, TlsSource},
     metrics::{Metrics, Reload},
-    rpc::peer,
+    rpc::{Health, peer},
     telemetry::Filter,
-    tls::{self, LiveTls, Material},
+    tls::{self, LiveTls, Material, WorkloadApi},
 };
+
+mod alarm;
+mod expiry;
+
+use alarm::Alarm;
+use expiry::Expiry;
 
 /// How often the files are looked at.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How often they are read in a row to find them at rest.
 const READINGS_MAX: u32 = 4;
-/// Looks in a row that fail before it is told: files may be replaced one after the other.
-const DOUBTS: u32 = 2;
-/// Least time between two alarms, and between two of the same text.
-const ALARM_PAUSE: Duration = Duration::from_secs(10);
-const REMINDER_PAUSE: Duration = Duration::from_secs(600);
+
+/// Where everything comes from.
+#[derive(Clone)]
+struct Origin {
+    config: Config,
+    workload_api: Option<Arc<WorkloadApi>>,
+}
 
 /// One reading of everything.
-pub(super) struct Reading {
+struct Reading {
     config: Config,
     tls: tls::Found,
     policy: String,
@@ -49,9 +52,9 @@ pub(super) struct Reading {
 }
 
 /// What is put in force together.
-pub(super) struct Set {
-    pub(super) tls: Material,
-    pub(super) policy: Policy,
+struct Set {
+    tls: Material,
+    policy: Policy,
     filter: Filter,
     /// The options that only a restart puts in force.
     rest: Option<toml::Table>,
@@ -60,7 +63,7 @@ pub(super) struct Set {
 
 /// Looks for changes.
 pub(super) struct Reloader {
-    config: Config,
+    origin: Origin,
     tls: Arc<LiveTls>,
     policy: Arc<LivePolicy>,
     metrics: Arc<Metrics>,
@@ -68,37 +71,39 @@ pub(super) struct Reloader {
     digest: [u8; 32],
     rest: Option<toml::Table>,
     alarm: Alarm,
+    expiry: Expiry,
 }
 
-/// Trouble, told as it is worth.
-#[derive(Debug, Default)]
-struct Alarm {
-    /// Looks in a row that failed.
-    doubts: u32,
-    told: Option<(String, Instant)>,
-    /// What the figure shows.
-    raised: Arc<AtomicBool>,
-}
+impl Origin {
+    /// Files, or the Workload API, once it has given an SVID.
+    async fn open(config: &Config) -> Result<Self, Error> {
+        let workload_api = match &config.server.tls.source {
+            TlsSource::Files { .. } => None,
+            TlsSource::WorkloadApi(at) => Some(Arc::new(WorkloadApi::connect(at).await?)),
+        };
+        Ok(Self {
+            config: config.clone(),
+            workload_api,
+        })
+    }
 
-impl Reading {
-    /// Reads the files that a configuration names, and its own file again if it is of one.
-    pub(super) fn take(config: &Config) -> Result<Self, Error> {
+    /// Reads the files that the configuration names, and its own file again if it is of one.
+    fn read(&self) -> Result<Reading, Error> {
         let mut digest = tls::new_digest();
-        let config = match &config.file {
-            Some(file) => {
-                let config = Config::load(file)?;
-                digest.update(config.text().as_bytes());
-                config
-            }
-            None => config.clone(),
+        let config = match &self.config.file {
+            Some(file) => Config::load(file)?,
+            None => self.config.clone(),
         };
         let policy = config::read(&config.policy.file)?;
-        digest.update(&policy.len().to_be_bytes());
-        digest.update(policy.as_bytes());
-        let tls = tls::Found::read(&config.server.tls, &config.identity)?;
+        for text in [config.text(), &policy] {
+            digest.update(&text.len().to_be_bytes());
+            digest.update(text.as_bytes());
+        }
+        let workload_api = self.workload_api.as_deref();
+        let tls = tls::Found::read(&config.server.tls, &config.identity, workload_api)?;
         tls.digest(&mut digest);
         let digest = digest.finish();
-        Ok(Self {
+        Ok(Reading {
             config,
             tls,
             policy,
@@ -106,21 +111,42 @@ impl Reading {
         })
     }
 
+    /// A set at rest that differs from the one in force, if there is one.
+    fn changed(&self, in_force: [u8; 32]) -> Result<Option<Set>, Error> {
+        let mut reading = self.read()?;
+        for _ in 1..READINGS_MAX {
+            if reading.digest == in_force {
+                return Ok(None);
+            }
+            let again = self.read()?;
+            if again.digest == reading.digest {
+                return again.set().map(Some);
+            }
+            reading = again;
+        }
+        Err(Error::Unsettled)
+    }
+
+    /// Waits until there is something to look at before its time.
+    async fn pushed(&self) {
+        match &self.workload_api {
+            Some(workload_api) => workload_api.changed().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Reading {
     /// All of it, ready to be put in force.
-    pub(super) fn set(&self) -> Result<Set, Error> {
-        let identity = &self.config.identity;
-        let domains: Vec<_> = identity
-            .trust_domains()
-            .map(|(domain, _)| domain.clone())
-            .collect();
-        let file = &self.config.policy.file;
+    fn set(&self) -> Result<Set, Error> {
+        let domains = self.config.identity.trust_domains();
+        let domains: Vec<_> = domains.map(|(domain, _)| domain.clone()).collect();
+        let policy = Policy::parse(&self.policy, &domains);
         Ok(Set {
             tls: self.tls.material(peer::trust_domain_of)?,
-            policy: Policy::parse(&self.policy, &domains).map_err(|reason| {
-                config::Error::Malformed {
-                    file: file.clone(),
-                    reason,
-                }
+            policy: policy.map_err(|reason| config::Error::Malformed {
+                file: self.config.policy.file.clone(),
+                reason,
             })?,
             filter: Filter::parse(&self.config.log)?,
             rest: self.config.not_reloaded(),
@@ -130,24 +156,26 @@ impl Reading {
 }
 
 impl Reloader {
-    /// Begins with the set in force.
-    pub(super) fn new(config: &Config, set: Set, metrics: &Arc<Metrics>) -> Self {
-        let alarm = Alarm::default();
-        let raised = alarm.raised.clone();
-        metrics.gauge(
-            "reload_failed",
-            "Whether changed files cannot be used, so that what was read before stays in force: 1 or 0",
-            move || raised.load(Ordering::Relaxed).into(),
-        );
-        Self {
-            config: config.clone(),
-            tls: LiveTls::new(set.tls),
+    /// Begins with what there is now, which is in force from now on.
+    pub(super) async fn begin(
+        config: &Config,
+        clock: Clock,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, Error> {
+        let origin = Origin::open(config).await?;
+        let set = origin.read()?.set()?;
+        let tls = LiveTls::new(set.tls);
+        let is_svid = origin.workload_api.is_some();
+        Ok(Self {
+            origin,
+            expiry: Expiry::new(tls.clone(), clock, is_svid, metrics),
+            tls,
             policy: LivePolicy::new(set.policy),
             metrics: metrics.clone(),
             digest: set.digest,
             rest: set.rest,
-            alarm,
-        }
+            alarm: Alarm::new(metrics),
+        })
     }
 
     pub(super) fn tls(&self) -> Arc<LiveTls> {
@@ -158,53 +186,46 @@ impl Reloader {
         self.policy.clone()
     }
 
-    /// Looks again and again, and at once when it is asked to.
-    pub(super) async fn follow(mut self, asked: Arc<Notify>) {
+    /// Looks again and again, and at once when it is asked to. `is_open` says whether the broker is
+    /// ready apart from its certificate.
+    pub(super) async fn follow(
+        mut self,
+        asked: Arc<Notify>,
+        health: Option<Health>,
+        is_open: impl Fn() -> bool,
+    ) {
         let mut ticks = interval(POLL_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let asked = tokio::select! {
                 _ = ticks.tick() => false,
+                () = self.origin.pushed() => false,
                 () = asked.notified() => true,
             };
-            match self.look().await {
-                Ok(Some(set)) => self.take(set),
-                Ok(None) => {
-                    self.alarm.over();
-                    if asked {
-                        tracing::info!("nothing to reload: no file has changed");
-                    }
-                }
-                Err(error) => {
-                    if self.alarm.tell(&error, asked) {
-                        self.metrics.reloaded(Reload::Refused);
-                    }
-                }
-            }
+            self.look(asked).await;
+            self.expiry.look(health.as_ref(), &is_open).await;
         }
     }
 
-    /// What is to be put in force, if that has changed.
-    async fn look(&self) -> Result<Option<Set>, Error> {
-        let (config, in_force) = (self.config.clone(), self.digest);
+    async fn look(&mut self, asked: bool) {
+        let (origin, in_force) = (self.origin.clone(), self.digest);
         // A mount that hangs must not hang what else goes on.
-        let looking = spawn_blocking(move || {
-            let mut reading = Reading::take(&config)?;
-            for _ in 1..READINGS_MAX {
-                if reading.digest == in_force {
-                    return Ok(None);
+        let looking = spawn_blocking(move || origin.changed(in_force));
+        let looked = looking.await.map_err(io::Error::other);
+        match looked.map_err(Error::from).flatten() {
+            Ok(Some(set)) => self.take(set),
+            Ok(None) => {
+                self.alarm.over();
+                if asked {
+                    tracing::info!("nothing to reload: no file has changed");
                 }
-                let again = Reading::take(&config)?;
-                if again.digest == reading.digest {
-                    return again.set().map(Some);
-                }
-                reading = again;
             }
-            Err(Error::Unsettled)
-        });
-        looking
-            .await
-            .unwrap_or_else(|error| Err(Error::Io(std::io::Error::other(error))))
+            Err(error) => {
+                if self.alarm.raise(&error, asked) {
+                    self.metrics.reloaded(Reload::Refused);
+                }
+            }
+        }
     }
 
     fn take(&mut self, set: Set) {
@@ -220,41 +241,5 @@ impl Reloader {
         (self.digest, self.rest) = (set.digest, set.rest);
         self.metrics.reloaded(Reload::Taken);
         tracing::info!("reloaded: the files as they are by now are in force");
-    }
-}
-
-impl Alarm {
-    /// Whether it was told.
-    fn tell(&mut self, error: &Error, at_once: bool) -> bool {
-        self.doubts = self.doubts.saturating_add(1);
-        if self.doubts < DOUBTS && !at_once {
-            return false;
-        }
-        self.raised.store(true, Ordering::Relaxed);
-        let text = error.to_string();
-        let due = self.told.as_ref().is_none_or(|(told, at)| {
-            let pause = if *told == text {
-                REMINDER_PAUSE
-            } else {
-                ALARM_PAUSE
-            };
-            at.elapsed() >= pause
-        });
-        if due || at_once {
-            tracing::error!(%error, "NOT RELOADED: what was read before stays in force");
-            self.told = Some((text, Instant::now()));
-        }
-        due || at_once
-    }
-
-    fn over(&mut self) {
-        self.doubts = 0;
-        if self.raised.swap(false, Ordering::Relaxed) {
-            tracing::info!("the files can be used again");
-            // The same trouble is told again if it comes back, but not at once.
-            if let Some((text, _)) = &mut self.told {
-                text.clear();
-            }
-        }
     }
 }

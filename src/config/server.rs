@@ -3,12 +3,13 @@
 use std::{
     net::SocketAddr,
     num::{NonZeroU16, NonZeroU32, NonZeroUsize},
-    path::PathBuf,
     thread,
     time::Duration,
 };
 
 use serde::Deserialize;
+
+use super::TlsConfig;
 
 /// `[server]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -16,6 +17,8 @@ use serde::Deserialize;
 pub struct ServerConfig {
     /// Where gRPC over mutual TLS is served.
     pub listen: SocketAddr,
+    /// Where operators are served, if not at `listen`, which then serves workers only.
+    pub admin_listen: Option<SocketAddr>,
     /// Where the plaintext health service is served.
     pub health_listen: Option<SocketAddr>,
     /// Where the figures are served, in plaintext.
@@ -50,16 +53,6 @@ pub struct LimitsConfig {
     pub call_timeout_seconds: NonZeroU16,
     /// How long calls may take to finish after SIGTERM, in seconds.
     pub drain_seconds: NonZeroU16,
-}
-
-/// `[server.tls]`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TlsConfig {
-    /// Certificate chain, PEM.
-    pub certificate_file: PathBuf,
-    /// Its key, PEM.
-    pub key_file: PathBuf,
 }
 
 impl Default for LimitsConfig {

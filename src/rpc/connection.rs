@@ -35,6 +35,7 @@ use super::{
     routes,
     seal::Seal,
     status,
+    surface::Surface,
     token_service::TokenService,
     unary::Answer,
 };
@@ -137,7 +138,12 @@ impl Door {
 
     /// Serves a connection until the client leaves, it is too old, a CA of its client is trusted no more,
     /// it is an operator's and idle, or `stop`; then lets its calls finish.
-    pub async fn serve(&self, connection: TlsConnection, stop: &CancellationToken) {
+    pub async fn serve(
+        &self,
+        connection: TlsConnection,
+        surface: Surface,
+        stop: &CancellationToken,
+    ) {
         let peer = connection.peer.clone();
         let distrusted = connection.distrusted.clone();
         let inner = &self.0;
@@ -152,7 +158,7 @@ impl Door {
         let service = service_fn(|request: Request<Incoming>| {
             let of_operator = is_of_operator(request.uri().path());
             let under_way = of_operator.then(|| UnderWay::new(calls.clone()));
-            let answering = self.clone().answer(peer.clone(), request);
+            let answering = self.clone().answer(surface, peer.clone(), request);
             async move {
                 let _under_way = under_way;
                 answering.await
@@ -184,9 +190,13 @@ impl Door {
 
     async fn answer(
         self,
+        surface: Surface,
         peer: Peer,
         request: Request<Incoming>,
     ) -> Result<Response<Answer>, Infallible> {
+        if let Err(elsewhere) = surface.check(request.uri().path()) {
+            return Ok(elsewhere.into_http().map(Answer::Other));
+        }
         let open = match self.0.open.get() {
             Some(open) => open,
             // Boxed, since nobody needs it later on.

@@ -135,6 +135,10 @@ impl Acceptor {
         place: OwnedSemaphorePermit,
     ) -> Option<TlsConnection> {
         let from = stream.peer_addr().ok();
+        if self.tls.has_ended() {
+            tracing::info!(?from, "refused a connection: the SVID has expired");
+            return None;
+        }
         let material = self.tls.current();
         let tls = TlsAcceptor::from(material.config.clone());
         let stream = match timeout(self.handshake_timeout, tls.accept(stream)).await {

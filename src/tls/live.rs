@@ -1,6 +1,12 @@
 //! The material in force. A handshake takes it once and sees nothing of a change that comes meanwhile.
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::SystemTime,
+};
 
 use arc_swap::ArcSwap;
 use rustls::{ServerConfig, pki_types::CertificateDer};
@@ -16,6 +22,15 @@ pub struct Bundle {
     distrusted: CancellationToken,
 }
 
+/// When the broker's certificate is valid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// From when on.
+    pub not_before: SystemTime,
+    /// Up to when.
+    pub not_after: SystemTime,
+}
+
 /// What connections are made with: never changed, only replaced as a whole.
 #[derive(Debug)]
 pub struct Material {
@@ -23,12 +38,18 @@ pub struct Material {
     pub config: Arc<ServerConfig>,
     /// The trust domains of callers.
     pub domains: Vec<TrustDomain>,
+    /// Of the broker's certificate.
+    pub validity: Validity,
     bundles: Vec<Bundle>,
 }
 
 /// Holds the material in force.
 #[derive(Debug)]
-pub struct LiveTls(ArcSwap<Material>);
+pub struct LiveTls {
+    current: ArcSwap<Material>,
+    /// Whether nobody is let in any more.
+    ended: AtomicBool,
+}
 
 impl Bundle {
     pub(super) fn new(domain: TrustDomain, cas: Vec<CertificateDer<'static>>) -> Self {
@@ -54,10 +75,11 @@ impl Bundle {
 }
 
 impl Material {
-    pub(super) fn new(config: ServerConfig, bundles: Vec<Bundle>) -> Self {
+    pub(super) fn new(config: ServerConfig, bundles: Vec<Bundle>, validity: Validity) -> Self {
         Self {
             config: Arc::new(config),
             domains: bundles.iter().map(|one| one.domain.clone()).collect(),
+            validity,
             bundles,
         }
     }
@@ -75,19 +97,33 @@ impl LiveTls {
     /// Material to begin with.
     #[must_use]
     pub fn new(material: Material) -> Arc<Self> {
-        Arc::new(Self(ArcSwap::from_pointee(material)))
+        Arc::new(Self {
+            current: ArcSwap::from_pointee(material),
+            ended: AtomicBool::new(false),
+        })
     }
 
     /// What a handshake that begins now is made with.
     #[must_use]
     pub fn current(&self) -> Arc<Material> {
-        self.0.load_full()
+        self.current.load_full()
+    }
+
+    /// Whether handshakes are refused: the broker can show nothing that is valid.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Has handshakes refused from now on, or not any more.
+    pub fn set_ended(&self, ended: bool) {
+        self.ended.store(ended, Ordering::Relaxed);
     }
 
     /// Puts other material in force, and tells connections whose CAs are not all in it. One task at a
     /// time does that.
     pub fn replace(&self, mut material: Material) {
-        let before = self.0.load_full();
+        let before = self.current.load_full();
         let mut distrusted = Vec::new();
         for old in &before.bundles {
             match material.bundles.iter_mut().find(|new| new.covers(old)) {
@@ -95,7 +131,7 @@ impl LiveTls {
                 None => distrusted.push(&old.distrusted),
             }
         }
-        self.0.store(Arc::new(material));
+        self.current.store(Arc::new(material));
         // Afterwards: whoever connects again because of it meets the new CAs.
         for one in distrusted {
             one.cancel();

@@ -229,6 +229,12 @@ impl Fixture {
         self.broker.as_ref().expect("the broker serves").address
     }
 
+    /// Where operators are served.
+    pub(crate) fn admin_address(&self) -> SocketAddr {
+        let broker = self.broker.as_ref().expect("the broker serves");
+        broker.admin_address.unwrap_or(broker.address)
+    }
+
     pub(crate) fn metrics_address(&self) -> SocketAddr {
         let broker = self.broker.as_ref().expect("the broker serves");
         broker.metrics_address.expect("the setup asks for it")
@@ -293,7 +299,8 @@ impl Fixture {
 
     /// Calls of an operator, by the path of its SPIFFE ID.
     pub(crate) fn organizations(&self, path: &str) -> Organizations {
-        Organizations::new(self.connect(Some(&pki::caller(path))))
+        let endpoint = endpoint(self.admin_address(), Some(&pki::caller(path)));
+        Organizations::new(endpoint.connect_lazy())
     }
 
     /// The worker that may have any token.

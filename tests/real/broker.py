@@ -55,14 +55,20 @@ class Broker:
         identity: pki.Identity,
         authority: str,
         kek: str | None = None,
+        *,
+        tls: str | None = None,
+        identity_section: str | None = None,
+        policy: str = POLICY,
+        admin_listener: bool = False,
     ):
-        """`kek` is what stands in the section of that name, if it is not a file of its own."""
+        """`kek` is what stands in the section of that name, if it is not a file of its own; likewise `tls`
+        and `identity_section`. Operators get an address of their own if `admin_listener`."""
         self.directory = directory
         self.data = directory / "data"
         self.data.mkdir(mode=0o700)
         self.logs = [directory / "stdout", directory / "stderr"]
         self._ca = ca
-        self._port, self._health_port = _free_ports(2)
+        self._port, self._admin_port, self._health_port = _free_ports(3)
         self._process = None
         self._channels = []
         if kek is None:
@@ -71,12 +77,23 @@ class Broker:
             file.write_bytes(base64.b64encode(secrets.token_bytes(32)))
             kek = f'file = "{file}"'
         self._kek = kek
-        (directory / "policy.toml").write_text(POLICY)
-        (directory / "broker.toml").write_text(self._config(identity, authority))
+        self._tls = tls or (
+            f'certificate_file = "{identity.certificate_file}"\nkey_file = "{identity.key_file}"'
+        )
+        self._identity = identity_section or (
+            f'trust_domain = "{TRUST_DOMAIN}"\nclient_ca_file = "{ca.file}"'
+        )
+        self._admin_listener = admin_listener
+        (directory / "policy.toml").write_text(policy)
+        (directory / "broker.toml").write_text(self._config(authority))
 
     @property
     def address(self) -> tuple[str, int]:
         return ("127.0.0.1", self._port)
+
+    @property
+    def admin_address(self) -> tuple[str, int]:
+        return ("127.0.0.1", self._admin_port if self._admin_listener else self._port)
 
     @property
     def pid(self) -> int:
@@ -132,23 +149,25 @@ class Broker:
 
     def tokens(self, caller: pki.Identity | None):
         """The worker's side of the contract, called with a client certificate or without one."""
-        return token_service_pb2_grpc.TokenServiceStub(self._channel(caller))
+        return token_service_pb2_grpc.TokenServiceStub(self._channel(caller, self.address))
 
     def organizations(self, caller: pki.Identity):
         """The operator's side of the contract."""
-        return organization_service_pb2_grpc.OrganizationServiceStub(self._channel(caller))
+        return organization_service_pb2_grpc.OrganizationServiceStub(
+            self._channel(caller, self.admin_address)
+        )
 
     def store(self, caller: pki.Identity):
         """The operator's side of the contract for the store as a whole."""
-        return store_service_pb2_grpc.StoreServiceStub(self._channel(caller))
+        return store_service_pb2_grpc.StoreServiceStub(self._channel(caller, self.admin_address))
 
     def output(self) -> str:
         return "\n".join(log.read_text(errors="replace") for log in self.logs)
 
-    def _channel(self, caller):
+    def _channel(self, caller, address):
         pair = (caller.key, caller.certificate) if caller else (None, None)
         credentials = grpc.ssl_channel_credentials(self._ca.file.read_bytes(), *pair)
-        channel = grpc.secure_channel(f"127.0.0.1:{self._port}", credentials, OPTIONS)
+        channel = grpc.secure_channel("{}:{}".format(*address), credentials, OPTIONS)
         self._channels.append(channel)
         return channel
 
@@ -156,20 +175,20 @@ class Broker:
         while self._channels:
             self._channels.pop().close()
 
-    def _config(self, identity: pki.Identity, authority: str) -> str:
+    def _config(self, authority: str) -> str:
+        admin = f'admin_listen = "127.0.0.1:{self._admin_port}"' if self._admin_listener else ""
         return f"""
 [server]
 listen = "127.0.0.1:{self._port}"
+{admin}
 health_listen = "127.0.0.1:{self._health_port}"
 reflection = true
 
 [server.tls]
-certificate_file = "{identity.certificate_file}"
-key_file = "{identity.key_file}"
+{self._tls}
 
 [identity]
-trust_domain = "{TRUST_DOMAIN}"
-client_ca_file = "{self._ca.file}"
+{self._identity}
 
 [policy]
 file = "{self.directory}/policy.toml"

@@ -82,9 +82,10 @@ def brokers():
 def start_broker(brokers, ca, tmp_path_factory):
     """Starts a broker that takes the given URL for Entra."""
 
-    def start(authority_url, kek=None):
+    def start(authority_url, kek=None, **how):
         identity = ca.server(f"broker-{len(brokers)}")
-        broker = Broker(tmp_path_factory.mktemp("broker"), ca, identity, authority_url, kek)
+        directory = tmp_path_factory.mktemp("broker")
+        broker = Broker(directory, ca, identity, authority_url, kek, **how)
         brokers.append(broker)
         broker.start()
         return broker

@@ -13,6 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 SERVER = ExtendedKeyUsageOID.SERVER_AUTH
 CLIENT = ExtendedKeyUsageOID.CLIENT_AUTH
+DAYS = datetime.timedelta(days=90)
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,22 @@ class Authority:
         uris = [x509.UniformResourceIdentifier(spiffe_id) for spiffe_id in spiffe_ids]
         return self._issue(name, uris, CLIENT)
 
-    def _issue(self, name, alternative_names, usage) -> Identity:
+    def svid(self, name: str, spiffe_id: str, life=DAYS) -> Identity:
+        """For a workload that serves on loopback, by address and by name."""
+        names = [
+            x509.UniformResourceIdentifier(spiffe_id),
+            x509.DNSName("localhost"),
+            x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+        ]
+        return self._issue(name, names, SERVER, CLIENT, life=life)
+
+    def _issue(self, name, alternative_names, *usages, life=DAYS) -> Identity:
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = (
-            _builder(_name(name), self._name, key.public_key())
+            _builder(_name(name), self._name, key.public_key(), life)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs_certificates=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
             .add_extension(x509.SubjectAlternativeName(alternative_names), critical=False)
             .sign(self._key, hashes.SHA256())
         )
@@ -112,7 +122,7 @@ def _name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
-def _builder(subject, issuer, public_key) -> x509.CertificateBuilder:
+def _builder(subject, issuer, public_key, life=DAYS) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
@@ -121,7 +131,7 @@ def _builder(subject, issuer, public_key) -> x509.CertificateBuilder:
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(minutes=5))
-        .not_valid_after(now + datetime.timedelta(days=90))
+        .not_valid_after(now + life)
     )
 
 
