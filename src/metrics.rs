@@ -36,6 +36,7 @@ pub struct Metrics {
     tokens: Counter,
     hit: Histogram,
     miss: Histogram,
+    reloads: Family<Reloads, Counter>,
     /// Open connections of callers.
     pub connections: Gauge,
     /// Connections closed since their client floods.
@@ -67,6 +68,20 @@ struct Source {
     source: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reloads {
+    outcome: &'static str,
+}
+
+/// What became of changed files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// They are in force.
+    Taken,
+    /// They cannot be used.
+    Refused,
+}
+
 /// Where a token came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cache {
@@ -90,6 +105,12 @@ impl Metrics {
             "Time from a request to its answer, for tokens that were handed out",
             prometheus_client::registry::Unit::Seconds,
             seconds.clone(),
+        );
+        let reloads = Family::<Reloads, Counter>::default();
+        registry.register(
+            "reloads",
+            "Changes of files that were put in force (taken) or could not be (refused)",
+            reloads.clone(),
         );
         let connections = Gauge::default();
         registry.register(
@@ -127,6 +148,7 @@ impl Metrics {
             tokens,
             hit,
             miss,
+            reloads,
             connections,
             floods,
             identity_headers,
@@ -161,6 +183,15 @@ impl Metrics {
     pub fn unidentified(&self, reason: &'static str) {
         let counter = self.unidentified.get_or_create(&Unidentified { reason });
         counter.inc();
+    }
+
+    /// Counts changed files.
+    pub fn reloaded(&self, reload: Reload) {
+        let outcome = match reload {
+            Reload::Taken => "taken",
+            Reload::Refused => "refused",
+        };
+        self.reloads.get_or_create(&Reloads { outcome }).inc();
     }
 
     /// Adds a figure that is read when it is asked for.

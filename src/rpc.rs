@@ -51,6 +51,7 @@ pub mod seal;
 pub mod socket;
 mod status;
 pub mod store_service;
+pub mod surface;
 pub mod token_service;
 mod unary;
 mod watch;

@@ -6,30 +6,32 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::HeaderMap;
 use rustls::pki_types::CertificateDer;
-use spiffe::TrustDomain;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     forwarded::{Forwarded, LINKERD, Seen, XFCC},
     listener::{Outgoing, Peer},
-    peer::{Unidentified, identify},
+    peer::{Unidentified, identify, trust_domain_of},
     socket::Origin,
 };
 use crate::{
-    authz::{Caller, Policy},
+    authz::{Caller, LivePolicy},
     config::{IdentityConfig, IdentityMode, TrustedProxy},
     metrics::Metrics,
+    tls::{LiveTls, Material},
 };
 
 /// How callers are told apart.
 #[derive(Debug)]
 pub struct Identification {
     mode: IdentityMode,
-    trust_domain: TrustDomain,
+    /// Knows the trust domains.
+    tls: Arc<LiveTls>,
     /// None where certificates count.
     forwarded: Option<Arc<Forwarded>>,
     /// None of them: whoever is on this machine.
     proxies: Vec<TrustedProxy>,
-    policy: Arc<Policy>,
+    policy: Arc<LivePolicy>,
     metrics: Arc<Metrics>,
 }
 
@@ -39,6 +41,7 @@ pub struct Callers {
     identification: Arc<Identification>,
     who: Who,
     outgoing: Outgoing,
+    distrusted: CancellationToken,
 }
 
 #[derive(Clone, Debug)]
@@ -59,10 +62,15 @@ struct Named {
 impl Identification {
     /// Tells callers apart as a configuration says.
     #[must_use]
-    pub fn new(config: &IdentityConfig, policy: Arc<Policy>, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub fn new(
+        config: &IdentityConfig,
+        tls: Arc<LiveTls>,
+        policy: Arc<LivePolicy>,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             mode: config.mode,
-            trust_domain: config.trust_domain.clone(),
+            tls,
             forwarded: Forwarded::new(config).map(Arc::new),
             proxies: config.trusted_proxies.clone(),
             policy,
@@ -70,15 +78,17 @@ impl Identification {
         })
     }
 
-    /// Who calls on a connection, by where it comes from and the certificates that TLS has verified.
+    /// Who calls on a connection, by where it comes from and the certificates that TLS has verified with
+    /// this material.
     pub(super) fn callers(
         self: &Arc<Self>,
         origin: Origin,
         chain: Option<&[CertificateDer<'_>]>,
+        material: &Material,
     ) -> Callers {
         let outgoing = Outgoing::default();
         let who = match &self.forwarded {
-            None => Who::One(self.peer(identify(chain, &self.trust_domain), &outgoing)),
+            None => Who::One(self.peer(identify(chain, &material.domains), &outgoing)),
             Some(_) if !self.trusts(origin) => {
                 Who::One(self.peer(Err(Unidentified::NoProxy), &outgoing))
             }
@@ -92,10 +102,15 @@ impl Identification {
         {
             tracing::warn!(%origin, %error, "a caller without an identity");
         }
+        // The caller's certificate, or the proxy's, if it had to show one.
+        let leaf = chain.and_then(|chain| chain.first());
+        let domain = leaf.and_then(|leaf| trust_domain_of(leaf, &material.domains));
+        let distrusted = material.distrusted(domain.as_ref());
         Callers {
             identification: self.clone(),
             who,
             outgoing,
+            distrusted,
         }
     }
 
@@ -114,7 +129,7 @@ impl Identification {
         if let Err(error) = &identity {
             self.metrics.unidentified(error.label());
         }
-        let caller = identity.map(|id| Caller::new(id, self.policy.clone()));
+        let caller = identity.map(|id| Caller::new(id, &self.policy.current()));
         Peer::on(caller, outgoing.clone())
     }
 
@@ -149,11 +164,15 @@ impl Callers {
             Ok(header) => header,
             Err(error) => return self.refused(error),
         };
-        // Nothing that can panic happens under the lock.
+        // Nothing that can panic happens under the lock. Somebody of a trust domain that is ours no more
+        // may be remembered: no policy that is in force since then grants anything there.
         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.or_else(header.as_bytes(), || match forwarded.identify(header) {
-            Ok(id) => self.identification.peer(Ok(id), &self.outgoing),
-            Err(error) => self.refused(error),
+        seen.or_else(header.as_bytes(), || {
+            let material = self.identification.tls.current();
+            match forwarded.identify(header, &material.domains) {
+                Ok(id) => self.identification.peer(Ok(id), &self.outgoing),
+                Err(error) => self.refused(error),
+            }
         })
     }
 
@@ -173,6 +192,11 @@ impl Callers {
             Who::One(peer) => peer.caller().ok(),
             Who::Many(_) => None,
         }
+    }
+
+    /// Tells when a CA that may have vouched for the other end is trusted no more.
+    pub(super) fn distrusted(&self) -> &CancellationToken {
+        &self.distrusted
     }
 
     /// What leaves on the connection.

@@ -26,7 +26,7 @@ pub(super) fn is_of_operator(path: &str) -> bool {
 
 /// Whether it is a call that is answered for as long as the client likes.
 pub(super) fn is_stream(path: &str) -> bool {
-    STREAMS.iter().any(|stream| path == *stream) || path.starts_with("/grpc.reflection.")
+    STREAMS.contains(&path) || path.starts_with("/grpc.reflection.")
 }
 
 /// Waits until there have been calls of an operator, and then none for a while.

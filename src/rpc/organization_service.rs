@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     audit::{Audit, Outcome, Record},
-    authz::{Action, Caller, Policy},
+    authz::{Action, Caller, LivePolicy},
     clock::Clock,
     credential,
     metrics::Metrics,
@@ -49,7 +49,7 @@ pub(super) trait Names {
 #[derive(Debug)]
 pub struct OrganizationService {
     /// What callers may do.
-    pub policy: Arc<Policy>,
+    pub policy: Arc<LivePolicy>,
     /// What is registered.
     pub vault: Arc<Vault>,
     /// Changes it.

@@ -21,6 +21,9 @@ use super::{
     status,
 };
 
+/// Why a body cannot be read to its end.
+type BodyError = Box<dyn Error + Send + Sync>;
+
 /// The body of a request.
 pub(super) struct RequestBody {
     incoming: Incoming,
@@ -49,10 +52,7 @@ impl RequestBody {
     }
 
     /// Waits for more, if that may be.
-    fn poll_wait(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Box<dyn Error + Send + Sync>>>> {
+    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let time_max = self.time_max;
         let wait = self.wait.get_or_insert_with(|| {
             Box::new(Wait {
@@ -77,7 +77,7 @@ impl RequestBody {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = Box<dyn Error + Send + Sync>;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     audit::Outcome,
-    authz::{Action, Caller, Policy},
+    authz::{Action, Caller, LivePolicy},
     metrics::Metrics,
     pb::admin::v1::{
         BackUpStoreRequest, BackUpStoreResponse, GetStoreStatusRequest, GetStoreStatusResponse,
@@ -32,7 +32,7 @@ const WAITING_MAX: usize = 4;
 #[derive(Clone, Debug)]
 pub struct StoreService {
     /// What callers may do.
-    pub policy: Arc<Policy>,
+    pub policy: Arc<LivePolicy>,
     /// What is in the store.
     pub vault: Arc<Vault>,
     /// Where calls are recorded.

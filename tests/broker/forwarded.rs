@@ -15,6 +15,7 @@ use crate::support::{
 };
 
 mod corpus;
+mod live;
 
 use corpus::Case;
 

@@ -14,6 +14,7 @@ mod image;
 mod kill;
 mod memory;
 mod program;
+mod reload;
 mod rewrap;
 mod rollback;
 mod scale;
