@@ -136,8 +136,8 @@ impl Door {
         }
     }
 
-    /// Serves a connection until the client leaves, it is too old, a CA of its client is trusted no more,
-    /// it is an operator's and idle, or `stop`; then lets its calls finish.
+    /// Serves a connection until the client leaves, it is too old, its client's certificate has ended or a CA
+    /// of it is trusted no more, it is an operator's and idle, or `stop`; then lets its calls finish.
     pub async fn serve(
         &self,
         connection: TlsConnection,
@@ -146,6 +146,7 @@ impl Door {
     ) {
         let peer = connection.peer.clone();
         let distrusted = connection.distrusted.clone();
+        let age_max = self.0.connection_age_max.min(connection.good_for);
         let inner = &self.0;
         inner.metrics.connections.inc();
         let _counted = Counted(&inner.metrics);
@@ -169,7 +170,7 @@ impl Door {
             biased;
             ended = poll_fn(|cx| turn(connection.as_mut(), &release, cx)) => Some(ended),
             () = stop.cancelled() => None,
-            () = sleep(inner.connection_age_max) => None,
+            () = sleep(age_max) => None,
             () = idle(under_way) => None,
             () = reauthentication(&distrusted) => None,
         };

@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use rustls::pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -31,8 +32,9 @@ use super::peer::{Unidentified, identify};
 use crate::{
     audit::Place,
     authz::{Caller, LivePolicy},
+    clock::Clock,
     config::LimitsConfig,
-    tls::LiveTls,
+    tls::{self, LiveTls},
 };
 
 /// Pause after a failed accept: there are no file descriptors left, and asking again at once would
@@ -45,6 +47,8 @@ pub struct Connection<S, P> {
     stream: S,
     /// Who is at the other end.
     pub peer: P,
+    /// How long the peer's certificate is still good for, from when it was shown.
+    pub good_for: Duration,
     /// Tells when a CA that may have vouched for the peer is trusted no more.
     pub distrusted: CancellationToken,
     /// Gives the place back when the connection ends.
@@ -153,6 +157,7 @@ impl Acceptor {
             }
         };
         let chain = stream.get_ref().1.peer_certificates();
+        let good_for = chain.and_then(good_for).unwrap_or(Duration::MAX);
         let identity = identify(chain, &material.domains);
         let distrusted = match &identity {
             Ok(id) => material.distrusted(id.trust_domain()),
@@ -163,11 +168,19 @@ impl Acceptor {
         };
         Some(Connection {
             stream,
+            good_for,
             peer: Peer::new(identity.map(|id| Caller::new(id, &self.policy.current()))),
             distrusted,
             _place: place,
         })
     }
+}
+
+/// How long a chain is still good for that TLS has verified, which goes by the system's clock.
+fn good_for(chain: &[CertificateDer<'_>]) -> Option<Duration> {
+    let validity = tls::validity(chain.first()?)?;
+    let left = validity.not_after.duration_since(Clock::system().now());
+    Some(left.unwrap_or(Duration::ZERO))
 }
 
 impl fmt::Debug for Acceptor {
@@ -221,6 +234,7 @@ pub fn accept_plain(
                 let connection = accept_one(&listener).await.map(|stream| Connection {
                     stream,
                     peer: (),
+                    good_for: Duration::MAX,
                     distrusted: CancellationToken::new(),
                     _place: place,
                 });
