@@ -197,9 +197,8 @@ impl Broker {
             tasks.spawn(async move { stop.run_until_cancelled(opening).await });
         }
         let reload = Arc::new(Notify::new());
-        let following = reloader.follow(reload.clone(), health.clone(), move || !is_sealed());
-        let stopping = stop.clone();
-        tasks.spawn(async move { stopping.run_until_cancelled(following).await });
+        let is_open = move || !is_sealed();
+        tasks.spawn(reloader.follow(reload.clone(), health.clone(), is_open, stop.clone()));
         tracing::info!(%address, ?admin_address, ?health_address, ?metrics_address, "serving");
         Ok(Self {
             address,

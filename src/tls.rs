@@ -238,6 +238,9 @@ impl Found {
         config.send_tls13_tickets = 0;
         // Without it, a session of TLS 1.2 is not bound to its handshake (RFC 7627).
         config.require_ems = true;
+        if cfg!(fips) && !config.fips() {
+            return Err(unusable("cannot be used by the FIPS module alone".into()));
+        }
         Ok(config)
     }
 }
@@ -285,7 +288,8 @@ impl Parts {
 }
 
 /// When a certificate begins and ends to be valid.
-fn validity(certificate: &CertificateDer<'_>) -> Option<Validity> {
+#[must_use]
+pub fn validity(certificate: &CertificateDer<'_>) -> Option<Validity> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let time = |time: ASN1Time| {
         let seconds = u64::try_from(time.timestamp()).ok()?;

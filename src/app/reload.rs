@@ -14,6 +14,7 @@ use tokio::{
     task::spawn_blocking,
     time::{MissedTickBehavior, interval},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use crate::{
@@ -191,13 +192,14 @@ impl Reloader {
         self.policy.clone()
     }
 
-    /// Looks again and again, and at once when it is asked to. `is_open` says whether the broker is
-    /// ready apart from its certificate.
+    /// Looks again and again until `stop`, and at once when it is asked to. `is_open` says whether the
+    /// broker is ready apart from its certificate.
     pub(super) async fn follow(
         mut self,
         asked: Arc<Notify>,
         health: Option<Health>,
         is_open: impl Fn() -> bool,
+        stop: CancellationToken,
     ) {
         let mut ticks = interval(POLL_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -206,9 +208,13 @@ impl Reloader {
                 _ = ticks.tick() => false,
                 () = self.origin.pushed() => false,
                 () = asked.notified() => true,
+                () = stop.cancelled() => break,
             };
             self.look(asked).await;
             self.expiry.look(health.as_ref(), &is_open).await;
+        }
+        if let Some(workload_api) = &self.origin.workload_api {
+            workload_api.close().await;
         }
     }
 

@@ -2,7 +2,10 @@
 //! trusted proxy says of its request. Which of them the configuration decides; the other word counts
 //! for nothing.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use hyper::HeaderMap;
 use rustls::pki_types::CertificateDer;
@@ -16,9 +19,10 @@ use super::{
 };
 use crate::{
     authz::{Caller, LivePolicy},
+    clock::Clock,
     config::{IdentityConfig, IdentityMode, TrustedProxy},
     metrics::Metrics,
-    tls::{LiveTls, Material},
+    tls::{self, LiveTls, Material},
 };
 
 /// How callers are told apart.
@@ -41,6 +45,7 @@ pub struct Callers {
     identification: Arc<Identification>,
     who: Who,
     outgoing: Outgoing,
+    good_for: Duration,
     distrusted: CancellationToken,
 }
 
@@ -110,6 +115,7 @@ impl Identification {
             identification: self.clone(),
             who,
             outgoing,
+            good_for: leaf.and_then(good_for).unwrap_or(Duration::MAX),
             distrusted,
         }
     }
@@ -194,6 +200,11 @@ impl Callers {
         }
     }
 
+    /// How long the certificate of the other end is still good for, from when it was shown.
+    pub(super) fn good_for(&self) -> Duration {
+        self.good_for
+    }
+
     /// Tells when a CA that may have vouched for the other end is trusted no more.
     pub(super) fn distrusted(&self) -> &CancellationToken {
         &self.distrusted
@@ -203,6 +214,13 @@ impl Callers {
     pub(super) fn outgoing(&self) -> Outgoing {
         self.outgoing.clone()
     }
+}
+
+/// How long a certificate is still good for that TLS has verified, which goes by the system's clock.
+fn good_for(leaf: &CertificateDer<'_>) -> Option<Duration> {
+    let validity = tls::validity(leaf)?;
+    let left = validity.not_after.duration_since(Clock::system().now());
+    Some(left.unwrap_or(Duration::ZERO))
 }
 
 #[cfg(test)]

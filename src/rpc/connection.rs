@@ -164,9 +164,9 @@ impl Door {
         }
     }
 
-    /// Serves a connection until the client leaves, it is too old or idle, a CA of its client is trusted
-    /// no more, or `stop`; then lets its calls finish. One that begins with nothing, or floods, ends at
-    /// once.
+    /// Serves a connection until the client leaves, it is too old or idle, its client's certificate has
+    /// ended or a CA of it is trusted no more, or `stop`; then lets its calls finish. One that begins with
+    /// nothing, or floods, ends at once.
     pub async fn serve(
         &self,
         connection: CallersConnection,
@@ -289,7 +289,8 @@ impl Inner {
             // Told so, and then they are not to take a place from those who are somebody.
             (self.nobody_age_max, self.nobody_age_max)
         } else {
-            (self.connection_age_max, self.call_timeout)
+            let age_max = self.connection_age_max.min(callers.good_for());
+            (age_max, self.call_timeout)
         }
     }
 

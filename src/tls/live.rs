@@ -161,3 +161,6 @@ impl LiveTls {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -57,7 +57,7 @@ impl WorkloadApi {
         }
     }
 
-    /// Ends the connection.
+    /// Ends the connection, which otherwise goes on without anybody.
     pub async fn close(&self) {
         // It tells only that it took too long, and had to be cut off.
         let _ = self.source.shutdown_configured().await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kodo_broker::pb::v1::Resource;
+use kodo_broker::{clock::Clock, pb::v1::Resource, simulator::pki::Leaf};
 use tokio::{
     task::JoinSet,
     time::{Instant, timeout},
@@ -49,4 +49,22 @@ async fn a_connection_is_told_to_go_at_its_age_and_calls_under_way_finish() {
         let got = token(&worker, "contoso", Resource::Exchange).await;
         got.expect("a token, over one connection after the other");
     }
+}
+
+#[tokio::test]
+async fn a_connection_ends_with_the_certificate_of_its_caller() {
+    let fixture = Setup::new().start().await;
+    let life = Duration::from_secs(3);
+    let leaf = Leaf::workload(&pki::spiffe_id("worker"));
+    let caller = pki::issue(&Leaf {
+        not_after: Clock::system().now() + life,
+        ..leaf
+    });
+    let stream = shown::connect(fixture.address(), Some(&caller)).await;
+    let began = Instant::now();
+    let (_requests, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+    let ended = timeout(SOON, connection).await.expect("it ends");
+    ended.expect("in good order");
+    // Certificates tell whole seconds.
+    assert!(began.elapsed() < life * 3, "{:?}", began.elapsed());
 }
