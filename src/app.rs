@@ -12,6 +12,7 @@ use std::{
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
+    sync::Notify,
     time::{Instant, timeout_at},
 };
 use tokio_util::{
@@ -21,7 +22,6 @@ use tokio_util::{
 
 use crate::{
     audit::Audit,
-    authz::Policy,
     clock::Clock,
     config::{self, Config, LimitsConfig, ListenAddress},
     entra, kek,
@@ -38,6 +38,7 @@ use crate::{
         probes::Probes,
         records::Records,
         seal::Seal,
+        surface::Surface,
     },
     store, telemetry, tls,
     token::delivery::Deliveries,
@@ -49,9 +50,11 @@ mod engine;
 pub mod offline;
 mod opening;
 pub mod policy;
+mod reload;
 
 use engine::Upstream;
 use opening::{Attempt as _, Opening, Sealed, cause, keep_trying};
+use reload::Reloader;
 
 /// Exit code of a configuration that cannot be used (`EX_CONFIG` of sysexits.h).
 const EXIT_CONFIG: u8 = 78;
@@ -70,6 +73,8 @@ const AUDIT_FAILING: &str =
 pub struct Broker {
     /// Where callers are served.
     pub address: ListenAddress,
+    /// Where operators are served, if not there.
+    pub admin_address: Option<ListenAddress>,
     /// Where the health service is served.
     pub health_address: Option<SocketAddr>,
     /// Where the figures are served.
@@ -78,6 +83,8 @@ pub struct Broker {
     pub sealed: Option<Error>,
     health: Option<Health>,
     audit: Audit,
+    /// Has changed files taken at once.
+    reload: Arc<Notify>,
     cores: Cores,
     probes: Probes,
     /// Stops the listeners and lets calls finish.
@@ -100,6 +107,14 @@ pub enum Error {
     /// Logging.
     #[error(transparent)]
     Telemetry(#[from] telemetry::Error),
+    /// Another way to tell callers apart than the broker was started with.
+    #[error(
+        "identity.mode, and whether there is [server.tls], are in force after a restart: what was read before stays until then"
+    )]
+    OtherMode,
+    /// Files that are replaced without an end.
+    #[error("the files change from one reading to the next")]
+    Unsettled,
     /// Certificates and keys of the listener.
     #[error(transparent)]
     Tls(#[from] tls::Error),
@@ -130,14 +145,13 @@ impl Broker {
     /// [`Error`], of the configuration and of the system only; nothing is left running then.
     pub async fn start(config: &Config, clock: Clock) -> Result<Self, Error> {
         // Whatever an operator has to put right before anything can be served comes first.
-        let policy = Arc::new(Policy::load(
-            &config.policy.file,
-            &config.identity.trust_domain,
-        )?);
-        let tls = server_tls(config)?;
+        warn_of_plaintext(config);
         let metrics = Arc::new(Metrics::new());
+        let reloader = Reloader::begin(config, clock, &metrics).await?;
         let upstream = Upstream::new(config, clock, &metrics)?;
         let listeners = Listeners::bind(&config.server.listen, config.server.threads())?;
+        let admin = bind_admin(config)?;
+        let admin_address = admin.as_ref().map(|listeners| listeners.address.clone());
         let audit = open_audit(config, clock)?;
         let (end, tasks) = (CancellationToken::new(), TaskTracker::new());
         // Ends, too, where the broker is dropped without being stopped.
@@ -154,7 +168,7 @@ impl Broker {
         let reflection = config.server.reflection;
         let identity = IdentityService {
             mode: config.identity.mode,
-            policy: policy.clone(),
+            policy: reloader.policy(),
             metrics: metrics.clone(),
         };
         let deliveries = Deliveries::default();
@@ -162,18 +176,24 @@ impl Broker {
         let door = Door::new(seal.clone(), identity, reflection, limits, audited, out);
         let (address, is_sealed) = (listeners.address.clone(), door.is_sealed());
         metrics.gauge("sealed", SEALED, move || is_sealed().into());
-        let identification = Identification::new(&config.identity, policy.clone(), metrics.clone());
-        let serving = Serving {
-            acceptor: Acceptor::new(tls, identification, limits),
+        let is_sealed = door.is_sealed();
+        let (tls, policy) = (reloader.tls(), reloader.policy());
+        let identification =
+            Identification::new(&config.identity, tls.clone(), policy, metrics.clone());
+        let serving = |surface| Serving {
+            // Each with its own places: workers cannot take those of operators.
+            acceptor: Acceptor::new(tls.clone(), identification.clone(), limits),
             door: door.clone(),
+            surface,
             stop: stop.clone(),
             end: end.clone(),
         };
-        let cores = Cores::start(listeners, &serving, &tasks).await?;
+        let all = surfaces(listeners, admin, serving);
+        let cores = Cores::start(all, &tasks).await?;
         let opening = Opening {
             config: config.clone(),
             clock,
-            policy,
+            policy: reloader.policy(),
             upstream,
             records,
             deliveries,
@@ -189,14 +209,19 @@ impl Broker {
             let (stop, opening) = (stop.clone(), keep_trying(opening));
             tasks.spawn(async move { stop.run_until_cancelled(opening).await });
         }
-        tracing::info!(%address, ?health_address, ?metrics_address, "serving");
+        let reload = Arc::new(Notify::new());
+        let is_open = move || !is_sealed();
+        tasks.spawn(reloader.follow(reload.clone(), health.clone(), is_open, stop.clone()));
+        tracing::info!(%address, ?admin_address, ?health_address, ?metrics_address, "serving");
         Ok(Self {
             address,
+            admin_address,
             health_address,
             metrics_address,
             sealed,
             health,
             audit,
+            reload,
             cores,
             probes,
             stop,
@@ -233,6 +258,11 @@ impl Broker {
         joined.map_err(|error| Error::Serving(error.to_string()))
     }
 
+    /// Has files that have changed taken at once, rather than within a second.
+    pub fn reload(&self) {
+        self.reload.notify_one();
+    }
+
     /// Waits until serving ends by itself, which it should not.
     pub async fn ended(&mut self) -> Error {
         self.cores.one_ended().await;
@@ -240,15 +270,32 @@ impl Broker {
     }
 }
 
-/// None where a proxy speaks in plaintext.
-fn server_tls(config: &Config) -> Result<Option<Arc<rustls::ServerConfig>>, Error> {
-    let client_ca = config.identity.client_ca_file.as_deref();
-    let Some(tls) = &config.server.tls else {
+/// Few calls that take long: they need no threads of their own.
+fn bind_admin(config: &Config) -> io::Result<Option<Listeners>> {
+    let admin = config.server.admin_listen.as_ref();
+    admin.map(|address| Listeners::bind(address, 0)).transpose()
+}
+
+/// What is served where.
+fn surfaces(
+    listeners: Listeners,
+    admin: Option<Listeners>,
+    serving: impl Fn(Surface) -> Serving,
+) -> Vec<(Listeners, Serving)> {
+    match admin {
+        None => vec![(listeners, serving(Surface::Everything))],
+        Some(admin) => vec![
+            (listeners, serving(Surface::Tokens)),
+            (admin, serving(Surface::Admin)),
+        ],
+    }
+}
+
+fn warn_of_plaintext(config: &Config) {
+    if config.server.tls.is_none() {
         let (mode, listen) = (config.identity.mode.name(), &config.server.listen);
         tracing::warn!(mode, %listen, "NO TLS: tokens and secrets cross this address as they are");
-        return Ok(None);
-    };
-    Ok(Some(tls::server_config(tls, client_ca)?))
+    }
 }
 
 /// The limits, with no more connections than the system lets us have.
@@ -352,7 +399,8 @@ async fn start_health(
     probes.run(starting).await
 }
 
-/// `kodo-broker serve`: runs until SIGTERM or SIGINT. A second signal ends it at once.
+/// `kodo-broker serve`: runs until SIGTERM or SIGINT. A second signal ends it at once; SIGHUP has changed
+/// files taken at once.
 #[must_use]
 pub fn serve_command(config: &Path, guards: Guards) -> ExitCode {
     match guarded(config, guards) {
@@ -380,14 +428,18 @@ fn guarded(config: &Path, guards: Guards) -> Result<(), Error> {
 async fn serve(config: &Config) -> Result<(), Error> {
     // Listened for once and from the beginning: one that comes between two waits is not lost.
     let mut signals = Signals::listen()?;
+    let mut hangups = signal(SignalKind::hangup())?;
     let mut broker = tokio::select! {
         started = Broker::start(config, Clock::system()) => started?,
         // A large store takes a while to open.
         () = signals.next() => return Ok(()),
     };
-    tokio::select! {
-        () = signals.next() => {}
-        error = broker.ended() => return Err(error),
+    loop {
+        tokio::select! {
+            () = signals.next() => break,
+            _ = hangups.recv() => broker.reload(),
+            error = broker.ended() => return Err(error),
+        }
     }
     tracing::info!("stopping");
     tokio::select! {
@@ -430,6 +482,8 @@ fn exit_code(error: &Error) -> ExitCode {
         | Error::Config(_)
         | Error::Telemetry(_)
         | Error::Tls(_)
+        | Error::OtherMode
+        | Error::Unsettled
         | Error::Http(_)
         | Error::Kek(_) => ExitCode::from(EXIT_CONFIG),
         Error::Store(_) | Error::Vault(_) | Error::Io(_) | Error::Serving(_) => ExitCode::FAILURE,

@@ -1,6 +1,6 @@
 //! Who may do what: a policy of grants, default deny, asked on every call.
 //!
-//! The file is read and checked at start; `deploy/policy.toml` explains it. An organization that a
+//! The file is read and checked at start and when it changes; `deploy/policy.toml` explains it. An organization that a
 //! caller has no grant for does not exist for that caller, so that nobody can find out by asking who
 //! the customers are.
 //!
@@ -8,21 +8,18 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    path::Path,
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
+use arc_swap::{ArcSwap, Guard};
 use aws_lc_rs::digest::{SHA256, digest};
 use serde::Deserialize;
 use smallvec::SmallVec;
 use spiffe::{SpiffeId, TrustDomain};
 
-use crate::{
-    config,
-    organization::{
-        OrganizationId,
-        label::{Labelled, Labels},
-    },
+use crate::organization::{
+    OrganizationId,
+    label::{Labelled, Labels},
 };
 
 mod description;
@@ -31,9 +28,11 @@ mod file;
 mod grant;
 mod granted;
 mod limits;
+mod live;
 
 pub use grant::{Question, Wanted};
 pub use limits::Limits;
+pub use live::LivePolicy;
 
 use grant::Grant;
 use granted::Granted;
@@ -102,39 +101,33 @@ pub struct Policy {
     limiting: Limiting,
 }
 
-/// Somebody who calls, with the grants that a policy has for them: found once for a connection, since
-/// to go through all grants on every call costs more than the rest of the check.
+/// Somebody who calls, with the grants that a policy has for them: found once for a connection and
+/// policy, since to go through all grants on every call costs more than the rest of the check.
 #[derive(Debug)]
 pub struct Caller {
     id: SpiffeId,
     name: String,
     /// Of the name.
     digest: [u8; 16],
-    /// Whose the grants are.
-    policy: Arc<Policy>,
+    found: ArcSwap<FoundGrants>,
+}
+
+/// Grants of a caller.
+#[derive(Debug)]
+struct FoundGrants {
+    /// Whose they are. Weak, so that an idle connection keeps no old policy in memory.
+    policy: Weak<Policy>,
     grants: SmallVec<[Arc<Granted>; 2]>,
     limits: Limits,
 }
 
 impl Policy {
-    /// Reads a policy file.
-    ///
-    /// # Errors
-    /// [`config::Error`], with the line.
-    pub fn load(file: &Path, trust_domain: &TrustDomain) -> Result<Self, config::Error> {
-        let text = config::read(file)?;
-        Self::parse(&text, trust_domain).map_err(|reason| config::Error::Malformed {
-            file: file.to_owned(),
-            reason,
-        })
-    }
-
     /// Parses a policy.
     ///
     /// # Errors
     /// What is wrong and in which line.
-    pub fn parse(text: &str, trust_domain: &TrustDomain) -> Result<Self, String> {
-        file::parse(text, trust_domain)
+    pub fn parse(text: &str, trust_domains: &[TrustDomain]) -> Result<Self, String> {
+        file::parse(text, trust_domains)
     }
 
     /// Whether a caller may do something with an organization. For [`Action::GetToken`] ask
@@ -170,25 +163,6 @@ impl Policy {
     ) -> Result<(), Denied> {
         let question = Question::token(organization, wanted);
         decide(self.granted(caller), &question, labels)
-    }
-
-    /// As [`Self::check_token`], for a caller whose grants are known. Those of another policy than
-    /// this one do not count: after a change, the caller's grants are looked up.
-    ///
-    /// # Errors
-    /// [`Denied`].
-    pub fn check_token_of(
-        self: &Arc<Self>,
-        caller: &Caller,
-        organization: &OrganizationId,
-        wanted: Wanted<'_>,
-        labels: &impl Labelled,
-    ) -> Result<(), Denied> {
-        if Arc::ptr_eq(self, &caller.policy) {
-            let granted = caller.grants.iter().map(Arc::as_ref);
-            return decide(granted, &Question::token(organization, wanted), labels);
-        }
-        self.check_token(&caller.id, organization, wanted, labels)
     }
 
     /// Whether a caller may do something with any organization at all: asked where there is none yet.
@@ -236,16 +210,6 @@ impl Policy {
             return Ok(());
         }
         Err(Denied::Labels)
-    }
-
-    /// How much a caller may take. As with [`Self::check_token_of`], what is known of the caller counts only
-    /// if it is of this policy.
-    #[must_use]
-    pub fn limits_of(self: &Arc<Self>, caller: &Caller) -> Limits {
-        if Arc::ptr_eq(self, &caller.policy) {
-            return caller.limits;
-        }
-        self.limiting.of(&caller.id)
     }
 
     fn grants(&self, caller: &SpiffeId) -> impl Iterator<Item = &Grant> {
@@ -301,19 +265,28 @@ fn decide<'a>(
 impl Caller {
     /// A caller with the grants of a policy.
     #[must_use]
-    pub fn new(id: SpiffeId, policy: Arc<Policy>) -> Self {
-        let grants = policy.shared(&id).cloned().collect();
-        let limits = policy.limiting.of(&id);
+    pub fn new(id: SpiffeId, policy: &Arc<Policy>) -> Self {
+        let found = ArcSwap::from_pointee(FoundGrants::new(&id, policy));
         let name = id.to_string();
         let digest = digest(&SHA256, name.as_bytes());
         Self {
             digest: *digest.as_ref().first_chunk().expect("SHA-256 has 32 bytes"),
             name,
             id,
-            policy,
-            grants,
-            limits,
+            found,
         }
+    }
+
+    /// The grants that a policy has for the caller, looked up again where those that were found are of
+    /// another one.
+    fn grants_of(&self, policy: &Arc<Policy>) -> Guard<Arc<FoundGrants>> {
+        let found = self.found.load();
+        if found.policy.as_ptr() == Arc::as_ptr(policy) {
+            return found;
+        }
+        let found = Arc::new(FoundGrants::new(&self.id, policy));
+        self.found.store(found.clone());
+        Guard::from_inner(found)
     }
 
     /// The SPIFFE ID.
@@ -332,6 +305,16 @@ impl Caller {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+}
+
+impl FoundGrants {
+    fn new(caller: &SpiffeId, policy: &Arc<Policy>) -> Self {
+        Self {
+            policy: Arc::downgrade(policy),
+            grants: policy.shared(caller).cloned().collect(),
+            limits: policy.limiting.of(caller),
+        }
     }
 }
 

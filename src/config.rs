@@ -14,12 +14,14 @@ mod entra;
 mod identity;
 mod kek;
 mod server;
+mod tls;
 
 pub use audit::{AuditConfig, Durability};
 pub use entra::EntraConfig;
-pub use identity::{IdentityConfig, IdentityMode, TrustedProxy};
+pub use identity::{FederatedConfig, IdentityConfig, IdentityMode, TrustedProxy};
 pub use kek::{KekConfig, KubernetesConfig, TransitConfig, WrapWith};
-pub use server::{LimitsConfig, ListenAddress, ServerConfig, TlsConfig};
+pub use server::{LimitsConfig, ListenAddress, ServerConfig};
+pub use tls::{TlsConfig, TlsSource, TlsVersion, WorkloadApiConfig};
 
 /// Longest configuration or policy file, in bytes.
 pub const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -50,6 +52,11 @@ pub struct Config {
     /// What is logged.
     #[serde(default)]
     pub log: LogConfig,
+    /// The file that all of this was read from, if it was.
+    #[serde(skip)]
+    pub file: Option<PathBuf>,
+    #[serde(skip)]
+    text: String,
 }
 
 /// `[policy]`.
@@ -171,7 +178,9 @@ impl Config {
             file: file.to_owned(),
             reason,
         };
-        Self::parse(&text).map_err(malformed)
+        let mut config = Self::parse(&text).map_err(malformed)?;
+        config.file = Some(file.to_owned());
+        Ok(config)
     }
 
     /// Parses a configuration.
@@ -179,9 +188,38 @@ impl Config {
     /// # Errors
     /// What is wrong and, where it is in one, in which line.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let config: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        let mut config: Self = toml::from_str(text).map_err(|error| error.to_string())?;
         config.identity.check(&config.server)?;
+        text.clone_into(&mut config.text);
         Ok(config)
+    }
+
+    /// What was parsed.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// What in it is in force after a restart only, to be compared.
+    #[must_use]
+    pub fn not_reloaded(&self) -> Option<toml::Table> {
+        let mut all: toml::Table = toml::from_str(&self.text).ok()?;
+        all.remove("policy");
+        for (name, options) in [
+            ("server", &["tls"][..]),
+            // On whose word callers are who they are stays as it is.
+            ("identity", &["trust_domain", "client_ca_file", "federated"]),
+            ("log", &["filter"]),
+        ] {
+            let Some(section) = all.get_mut(name).and_then(toml::Value::as_table_mut) else {
+                continue;
+            };
+            section.retain(|option, _| !options.contains(&option));
+            if section.is_empty() {
+                all.remove(name);
+            }
+        }
+        Some(all)
     }
 }
 

@@ -37,6 +37,7 @@ pub struct Metrics {
     hit: Histogram,
     miss: Histogram,
     walks: Counter,
+    reloads: Family<Reloads, Counter>,
     /// Open connections of callers.
     pub connections: Gauge,
     /// Connections closed since their client floods.
@@ -68,6 +69,20 @@ struct Source {
     source: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reloads {
+    outcome: &'static str,
+}
+
+/// What became of changed files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// They are in force.
+    Taken,
+    /// They cannot be used.
+    Refused,
+}
+
 /// Where a token came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cache {
@@ -91,6 +106,12 @@ impl Metrics {
             "Time from a request to its answer, for tokens that were handed out",
             prometheus_client::registry::Unit::Seconds,
             seconds.clone(),
+        );
+        let reloads = Family::<Reloads, Counter>::default();
+        registry.register(
+            "reloads",
+            "Changes of files that were put in force (taken) or could not be (refused)",
+            reloads.clone(),
         );
         let connections = Gauge::default();
         registry.register(
@@ -135,6 +156,7 @@ impl Metrics {
             hit,
             miss,
             walks,
+            reloads,
             connections,
             floods,
             identity_headers,
@@ -174,6 +196,15 @@ impl Metrics {
     /// Counts a caller that walks more organizations than it should.
     pub fn walks(&self) {
         self.walks.inc();
+    }
+
+    /// Counts changed files.
+    pub fn reloaded(&self, reload: Reload) {
+        let outcome = match reload {
+            Reload::Taken => "taken",
+            Reload::Refused => "refused",
+        };
+        self.reloads.get_or_create(&Reloads { outcome }).inc();
     }
 
     /// Adds a figure that is read when it is asked for.

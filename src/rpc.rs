@@ -56,6 +56,7 @@ mod shares;
 pub mod socket;
 mod status;
 pub mod store_service;
+pub mod surface;
 pub mod token_service;
 mod unary;
 mod usage;

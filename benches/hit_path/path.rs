@@ -8,7 +8,7 @@ use http::{HeaderMap, Request};
 use http_body_util::{BodyExt as _, Full};
 use kodo_broker::{
     audit::Audit,
-    authz::{Caller, Policy},
+    authz::{Caller, LivePolicy, Policy},
     clock::Clock,
     credential::Credential,
     entra::{Error, Grant, Principal, TokenEndpoint, TokenRequest, Urgency, outage::Outage},
@@ -93,9 +93,10 @@ impl Path {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let policy = Arc::new(Policy::parse(POLICY, &TrustDomain::new("bench.test")?)?);
+        let policy = Policy::parse(POLICY, &[TrustDomain::new("bench.test")?])?;
+        let policy = LivePolicy::new(policy);
         let service = runtime.block_on(service(policy.clone()))?;
-        let worker = Caller::new(SpiffeId::new(WORKER)?, policy);
+        let worker = Caller::new(SpiffeId::new(WORKER)?, &policy.current());
         let mut path = Self {
             runtime,
             service,
@@ -128,7 +129,7 @@ impl Path {
     }
 }
 
-async fn service(policy: Arc<Policy>) -> Result<TokenServiceServer<TokenService>, Failure> {
+async fn service(policy: Arc<LivePolicy>) -> Result<TokenServiceServer<TokenService>, Failure> {
     let kek = FileKey::new(SymmetricKey::new(vec![1; 32]).ok_or("32 bytes are a key")?);
     let vault = Vault::open(Arc::new(MemoryStore::default()), Arc::new(kek)).await?;
     let clock = Clock::system();

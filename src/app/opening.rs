@@ -18,7 +18,7 @@ use super::{
 use crate::{
     anchor::AnchorFile,
     audit::Audit,
-    authz::Policy,
+    authz::LivePolicy,
     clock::Clock,
     config::{Config, StoreConfig},
     kek,
@@ -46,7 +46,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(4);
 pub(super) struct Opening {
     pub(super) config: Config,
     pub(super) clock: Clock,
-    pub(super) policy: Arc<Policy>,
+    pub(super) policy: Arc<LivePolicy>,
     pub(super) upstream: Upstream,
     pub(super) records: Arc<Records>,
     pub(super) deliveries: Deliveries,

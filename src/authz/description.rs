@@ -130,7 +130,7 @@ organizations = ["*"]
 
     fn described(path: &str) -> Vec<(usize, String)> {
         let domain = TrustDomain::new("kodo.test").expect("a trust domain");
-        let policy = Policy::parse(POLICY, &domain).expect("a policy");
+        let policy = Policy::parse(POLICY, &[domain]).expect("a policy");
         let id = SpiffeId::new(format!("spiffe://kodo.test/{path}")).expect("an id");
         policy.described(&id)
     }

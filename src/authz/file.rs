@@ -95,13 +95,13 @@ fn parsed<'a, T: Deserialize<'a>>(word: &'a str) -> Result<T, String> {
 type Wrong = (usize, String);
 
 /// Parses a policy.
-pub(super) fn parse(text: &str, trust_domain: &TrustDomain) -> Result<Policy, String> {
+pub(super) fn parse(text: &str, trust_domains: &[TrustDomain]) -> Result<Policy, String> {
     let file: PolicyFile = toml::from_str(text).map_err(|error| error.to_string())?;
     let line = |at: usize| text[..at].matches('\n').count() + 1;
     let mut granting = Granting::default();
     for entry in file.grant {
         let begins = line(entry.span().start);
-        let added = add(&mut granting, entry.into_inner(), begins, trust_domain);
+        let added = add(&mut granting, entry.into_inner(), begins, trust_domains);
         added.map_err(|(at, reason)| format!("line {}: {reason}", line(at)))?;
     }
     let mut limiting = Limiting::new(file.limits);
@@ -136,11 +136,11 @@ fn add(
     granting: &mut Granting,
     entry: GrantEntry,
     line: usize,
-    trust_domain: &TrustDomain,
+    trust_domains: &[TrustDomain],
 ) -> Result<(), Wrong> {
     let mut callers = Vec::new();
     for caller in &entry.callers {
-        let pattern = caller_pattern(caller.get_ref(), trust_domain);
+        let pattern = caller_pattern(caller.get_ref(), trust_domains);
         callers.push(pattern.map_err(|reason| (caller.span().start, reason))?);
     }
     let grant = Arc::new(grant(&entry, line)?);
@@ -242,20 +242,21 @@ fn check(entry: &GrantEntry, grant: &Grant) -> Result<(), Wrong> {
     Ok(())
 }
 
-fn caller_pattern(caller: &str, trust_domain: &TrustDomain) -> Result<CallerPattern, String> {
+fn caller_pattern(caller: &str, trust_domains: &[TrustDomain]) -> Result<CallerPattern, String> {
     let (path, prefix) = match caller.strip_suffix("/*") {
         Some(path) => (path, true),
         None => (caller, false),
     };
-    // All callers of the trust domain are `spiffe://domain/*`, which has no path to check.
-    let root = format!("spiffe://{trust_domain}");
-    if prefix && path == root {
-        return Ok(CallerPattern::Below(format!("{root}/")));
+    // All callers of a trust domain are `spiffe://domain/*`, which has no path to check.
+    let of_all = |domain: &TrustDomain| path == format!("spiffe://{domain}");
+    if prefix && trust_domains.iter().any(of_all) {
+        return Ok(CallerPattern::Below(format!("{path}/")));
     }
     let id = SpiffeId::new(path).map_err(|error| format!("`{caller}` is no SPIFFE ID: {error}"))?;
-    if !id.is_member_of(trust_domain) {
+    if !trust_domains.iter().any(|domain| id.is_member_of(domain)) {
         return Err(format!(
-            "`{caller}` is outside the trust domain {trust_domain}; no caller can have it"
+            "`{caller}` is outside the trust domain {}; no caller can have it",
+            named(trust_domains)
         ));
     }
     if !prefix && id.path().is_empty() {
@@ -266,4 +267,9 @@ fn caller_pattern(caller: &str, trust_domain: &TrustDomain) -> Result<CallerPatt
     } else {
         CallerPattern::Exact(id)
     })
+}
+
+fn named(domains: &[TrustDomain]) -> String {
+    let names: Vec<_> = domains.iter().map(ToString::to_string).collect();
+    names.join(" or ")
 }

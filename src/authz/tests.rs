@@ -1,3 +1,5 @@
+use std::slice;
+
 use super::*;
 use crate::organization::{Purpose, Resource, label::Label};
 
@@ -27,7 +29,7 @@ fn domain() -> TrustDomain {
 }
 
 fn parse(text: &str) -> Result<Policy, String> {
-    Policy::parse(text, &domain())
+    Policy::parse(text, &[domain()])
 }
 
 fn caller(id: &str) -> SpiffeId {
@@ -78,7 +80,7 @@ fn managing_the_store_is_granted_for_everything_or_not_at_all() {
             "[[grant]]\ncallers = [\"spiffe://kodo.test/a\"]\nactions = [\"manage_store\"]\n\
              organizations = {organizations}\n"
         );
-        Policy::parse(&text, &TrustDomain::new("kodo.test").expect("a domain"))
+        Policy::parse(&text, &[domain()])
     };
     let granted = policy("[\"*\"]").expect("parses");
     let caller = |name: &str| SpiffeId::new(format!("spiffe://kodo.test/{name}")).expect("an id");
@@ -364,7 +366,7 @@ fn the_policies_that_we_ship_say_what_they_should() {
     let operator = caller("spiffe://kodo.example/ns/kodo-admin/sa/operator");
     let contoso = organization("contoso");
     for text in shipped {
-        let policy = Policy::parse(text, &example).expect("parses");
+        let policy = Policy::parse(text, slice::from_ref(&example)).expect("parses");
         for action in ACTIONS {
             let for_tokens = action == Action::GetToken;
             let allowed = |caller| policy.check(caller, action, &contoso, &NONE).is_ok();
@@ -379,6 +381,9 @@ fn the_policies_that_we_ship_say_what_they_should() {
         assert_eq!(token(Resource::Exchange), Ok(()));
         assert_eq!(token(Resource::SharePoint(None)), Ok(()));
         assert_eq!(token(Resource::AzureAdGraph), Err(Denied::Resource));
-        assert!(Policy::parse(text, &domain()).is_err(), "of another domain");
+        assert!(
+            Policy::parse(text, &[domain()]).is_err(),
+            "of another domain"
+        );
     }
 }

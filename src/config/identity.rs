@@ -8,6 +8,10 @@ use spiffe::{SpiffeId, TrustDomain};
 
 use super::server::{ListenAddress, ServerConfig};
 
+mod federated;
+
+pub use federated::FederatedConfig;
+
 /// Shortest prefixes of a network of trusted proxies: a shorter one would be half of the Internet.
 const PREFIX_MIN: (u8, u8) = (8, 32);
 /// The broker's own address, as the configuration has it.
@@ -25,8 +29,11 @@ pub struct IdentityConfig {
     /// The SPIFFE trust domain of all callers.
     #[serde(deserialize_with = "trust_domain")]
     pub trust_domain: TrustDomain,
-    /// CAs of that trust domain, PEM.
+    /// CAs of that trust domain, PEM; none where the Workload API tells them.
     pub client_ca_file: Option<PathBuf>,
+    /// Further trust domains that callers come from.
+    #[serde(default)]
+    pub federated: Vec<FederatedConfig>,
     /// Whose headers are believed.
     #[serde(default)]
     pub trusted_proxies: Vec<TrustedProxy>,
@@ -89,9 +96,11 @@ impl IdentityConfig {
     /// What is unsafe or missing, and what to do.
     pub(super) fn check(&self, server: &ServerConfig) -> Result<(), String> {
         match self.mode {
-            IdentityMode::Mtls => self.check_mtls(server),
-            IdentityMode::Xfcc | IdentityMode::Linkerd => self.check_proxied(server),
+            IdentityMode::Mtls => self.check_mtls(server)?,
+            IdentityMode::Xfcc | IdentityMode::Linkerd => self.check_proxied(server)?,
         }
+        self.check_linkerd_namespace()?;
+        self.check_domains(server.tls.as_ref().map(|tls| &tls.source))
     }
 
     fn check_mtls(&self, server: &ServerConfig) -> Result<(), String> {
@@ -99,12 +108,7 @@ impl IdentityConfig {
         if server.tls.is_none() {
             return refuse("[server.tls] is missing: without TLS nobody shows a certificate");
         }
-        if self.client_ca_file.is_none() {
-            return refuse(
-                "identity.client_ca_file is missing: nobody's certificate could be verified",
-            );
-        }
-        if matches!(server.listen, ListenAddress::Unix(_)) {
+        if server.addresses().any(is_unix) {
             return refuse("a unix socket is for a proxy, with the mode \"xfcc\" or \"linkerd\"");
         }
         if !self.trusted_proxies.is_empty() || self.xfcc_by.is_some() {
@@ -112,7 +116,7 @@ impl IdentityConfig {
                 "no header is believed; trusted_proxies and xfcc_by are for the mode \"xfcc\" or \"linkerd\"",
             );
         }
-        self.check_linkerd_namespace()
+        Ok(())
     }
 
     fn check_proxied(&self, server: &ServerConfig) -> Result<(), String> {
@@ -121,40 +125,48 @@ impl IdentityConfig {
         if self.mode != IdentityMode::Xfcc && self.xfcc_by.is_some() {
             return refuse("xfcc_by is for the mode \"xfcc\"");
         }
-        if self.client_ca_file.is_some() && server.tls.is_none() {
+        let unix = server
+            .addresses()
+            .filter(|address| is_unix(address))
+            .count();
+        if unix != 0 && unix != server.addresses().count() {
             return refuse(
-                "client_ca_file without [server.tls]: no proxy would be asked for a certificate",
+                "server.listen and server.admin_listen must both be unix sockets, or both be addresses: trusted_proxies is for both",
             );
         }
+        for address in server.addresses() {
+            self.check_address(address, server.tls.is_some())
+                .or_else(refuse)?;
+        }
+        Ok(())
+    }
+
+    /// Whether only proxies can be believed that connect there, or what is to be done.
+    fn check_address(&self, address: &ListenAddress, tls: bool) -> Result<(), &'static str> {
         let users = |proxy: &TrustedProxy| matches!(proxy, TrustedProxy::User(_));
-        match &server.listen {
-            ListenAddress::Unix(_) if server.tls.is_some() => {
-                return refuse("[server.tls] goes with an address, not with a unix socket");
+        let proxies = &self.trusted_proxies;
+        match address {
+            ListenAddress::Unix(_) if tls => {
+                Err("[server.tls] goes with an address, not with a unix socket")
             }
-            ListenAddress::Unix(_) if self.trusted_proxies.is_empty() => {
-                return refuse(
-                    "everybody who can open the socket could be anybody; name the proxy's user, as in trusted_proxies = [\"uid:101\"]",
-                );
+            ListenAddress::Unix(_) if proxies.is_empty() => Err(
+                "everybody who can open the socket could be anybody; name the proxy's user, as in trusted_proxies = [\"uid:101\"]",
+            ),
+            ListenAddress::Unix(_) if !proxies.iter().all(users) => {
+                Err("who connects to a unix socket has no address; name users, as in \"uid:101\"")
             }
-            ListenAddress::Unix(_) if !self.trusted_proxies.iter().all(users) => {
-                return refuse(
-                    "who connects to a unix socket has no address; name users, as in \"uid:101\"",
-                );
-            }
-            ListenAddress::Tcp(_) if self.trusted_proxies.iter().any(users) => {
-                return refuse("\"uid:…\" goes with a unix socket; name addresses");
+            ListenAddress::Tcp(_) if proxies.iter().any(users) => {
+                Err("\"uid:…\" goes with a unix socket; name addresses")
             }
             ListenAddress::Tcp(address)
-                if self.trusted_proxies.is_empty()
-                    && !address.ip().to_canonical().is_loopback() =>
+                if proxies.is_empty() && !address.ip().to_canonical().is_loopback() =>
             {
-                return refuse(
-                    "others can connect to server.listen, and could be anybody; listen on a loopback address or a unix socket, or name the proxies in trusted_proxies",
-                );
+                Err(
+                    "others can connect to where the broker listens, and could be anybody; listen on a loopback address or a unix socket, or name the proxies in trusted_proxies",
+                )
             }
-            _ => {}
+            _ => Ok(()),
         }
-        self.check_linkerd_namespace()
     }
 
     fn check_linkerd_namespace(&self) -> Result<(), String> {
@@ -170,6 +182,10 @@ impl IdentityConfig {
         }
         Ok(())
     }
+}
+
+fn is_unix(address: &ListenAddress) -> bool {
+    matches!(address, ListenAddress::Unix(_))
 }
 
 impl TryFrom<String> for TrustedProxy {

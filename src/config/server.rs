@@ -1,7 +1,7 @@
 //! `[server]`: where and how callers are served.
 
 use std::{
-    fmt,
+    fmt, iter,
     net::SocketAddr,
     num::{NonZeroU16, NonZeroU32, NonZeroUsize},
     path::PathBuf,
@@ -12,6 +12,8 @@ use std::{
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 
+use super::TlsConfig;
+
 /// Open files for all but callers' connections: those to Entra, probes, the store, listeners.
 const OTHER_FILES: u64 = 512;
 
@@ -21,6 +23,8 @@ const OTHER_FILES: u64 = 512;
 pub struct ServerConfig {
     /// Where gRPC is served.
     pub listen: ListenAddress,
+    /// Where operators are served, if not at `listen`, which then serves workers only.
+    pub admin_listen: Option<ListenAddress>,
     /// Where the plaintext health service is served.
     pub health_listen: Option<SocketAddr>,
     /// Where the figures are served, in plaintext.
@@ -75,14 +79,11 @@ pub struct LimitsConfig {
     pub drain_seconds: NonZeroU16,
 }
 
-/// `[server.tls]`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TlsConfig {
-    /// Certificate chain, PEM.
-    pub certificate_file: PathBuf,
-    /// Its key, PEM.
-    pub key_file: PathBuf,
+impl ServerConfig {
+    /// Where callers connect, operators and workers.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = &ListenAddress> {
+        iter::once(&self.listen).chain(&self.admin_listen)
+    }
 }
 
 impl ListenAddress {

@@ -53,14 +53,17 @@ fn every_configuration_that_is_shipped_parses() {
 #[test]
 fn the_options_that_the_example_only_mentions_exist() {
     let options = |line: &str| {
-        // Those of other modes of identification are for tests of theirs.
+        // Those of other modes of identification are for tests of theirs, and what is set in is for
+        // another choice.
         let of_proxy = line.contains("xfcc_by") || line.contains("linkerd_namespace");
         line.starts_with("# ")
+            && !line.starts_with("#  ")
             && !of_proxy
             && (line.contains(" = \"")
                 || line.contains("_seconds = ")
                 || line.starts_with("# [entra")
                 || line.starts_with("# [kek")
+                || line.starts_with("# [[identity")
                 || line.starts_with("# threads"))
     };
     let uncommented: String = EXAMPLE
@@ -69,6 +72,8 @@ fn the_options_that_the_example_only_mentions_exist() {
         .map(|line| format!("{line}\n"))
         .collect();
     let config = Config::parse(&uncommented).expect("parses");
+    assert_eq!(config.identity.trust_domains().count(), 2);
+    assert!(config.server.admin_listen.is_some());
     assert!(config.entra.extra_ca_file.is_some() && config.entra.proxy_url.is_some());
     let KekConfig::Both {
         transit, wrap_with, ..
@@ -110,8 +115,10 @@ fn every_option_is_in_the_example() {
         include_str!("../config.rs"),
         include_str!("server.rs"),
         include_str!("identity.rs"),
+        include_str!("identity/federated.rs"),
         include_str!("entra.rs"),
         include_str!("kek.rs"),
+        include_str!("tls.rs"),
     ]
     .concat();
     let named: BTreeSet<_> = text
@@ -207,4 +214,98 @@ fn a_limit_of_zero_is_refused() {
     let error = example(|text| text.replace("drain_seconds = 20", "drain_seconds = 0"))
         .expect_err("refused");
     assert!(error.contains("nonzero"), "{error}");
+}
+
+/// The example with other certificates and CAs.
+fn certificates(tls: &str, identity: &str) -> Result<TlsConfig, String> {
+    let files = EXAMPLE
+        .lines()
+        .filter(|line| line.starts_with("certificate_file") || line.starts_with("key_file"));
+    let cas = EXAMPLE
+        .lines()
+        .filter(|line| line.starts_with("client_ca_file"));
+    let (files, cas): (Vec<_>, Vec<_>) = (files.collect(), cas.collect());
+    assert_eq!((files.len(), cas.len()), (2, 1));
+    let config = example(|text| {
+        let text = text.replace(files[0], tls).replace(files[1], "");
+        text.replace("source = \"files\"\n", "")
+            .replace("min_version = \"1.3\"\n", "")
+            .replace(cas[0], identity)
+    });
+    config.map(|config| config.server.tls.expect("it is there"))
+}
+
+#[test]
+fn certificates_come_from_one_source_and_so_do_the_cas() {
+    const FILES: &str = "certificate_file = \"c\"\nkey_file = \"k\"";
+    const CA: &str = "client_ca_file = \"ca\"";
+    const AGENT: &str = "source = \"workload_api\"\nsocket = \"unix:///run/agent.sock\"";
+    let federated = |ca: &str| {
+        format!("{CA}\n[[identity.federated]]\ntrust_domain = \"partner.example\"\n{ca}")
+    };
+    let files = certificates(FILES, CA).expect("parses");
+    assert!(matches!(files.source, TlsSource::Files { .. }));
+    assert_eq!(files.min_version, TlsVersion::V1_3);
+    let older = certificates(&format!("{FILES}\nmin_version = \"1.2\""), CA).expect("parses");
+    assert_eq!(older.min_version, TlsVersion::V1_2);
+    let agent = certificates(AGENT, "").expect("parses");
+    let TlsSource::WorkloadApi(agent) = agent.source else {
+        panic!("another source: {agent:?}");
+    };
+    assert_eq!(agent.start_timeout(), Duration::from_secs(30));
+    certificates(FILES, &federated(CA)).expect("parses");
+    let twice = federated(CA).replace("partner.example", "kodo.example");
+    for (tls, identity, why) in [
+        ("certificate_file = \"c\"", CA, "needs certificate_file and"),
+        (&format!("{FILES}\nsocket = \"s\""), CA, "takes neither"),
+        (&format!("{AGENT}\n{FILES}"), "", "takes neither"),
+        ("source = \"workload_api\"", "", "needs socket"),
+        ("source = \"spire\"", "", "unknown variant"),
+        (
+            &format!("{FILES}\nmin_version = \"1.1\""),
+            CA,
+            "unknown variant",
+        ),
+        (&format!("{FILES}\nciphers = \"x\""), CA, "unknown field"),
+        (FILES, "", "kodo.example needs a client_ca_file"),
+        (
+            FILES,
+            &federated(""),
+            "partner.example needs a client_ca_file",
+        ),
+        (FILES, &twice, "stands there twice"),
+        (AGENT, CA, "leave client_ca_file out"),
+    ] {
+        let error = certificates(tls, identity).expect_err(why);
+        assert!(error.contains(why), "{why}: {error}");
+    }
+}
+
+#[test]
+fn what_a_restart_is_needed_for_is_told_from_what_it_is_not() {
+    let of = |edit: &dyn Fn(&str) -> String| example(edit).expect("parses").not_reloaded();
+    let before = of(&str::to_owned);
+    assert!(before.is_some());
+    for reloaded in [
+        "/etc/kodo-broker/tls/ca.crt",
+        "/etc/kodo-broker/policy.toml",
+    ] {
+        let changed = of(&|text| text.replace(reloaded, "/etc/other"));
+        assert_eq!(before, changed, "{reloaded}");
+    }
+    assert_eq!(
+        before,
+        of(&|text| text.replace("filter = \"info\"", "filter = \"warn\""))
+    );
+    assert_ne!(
+        before,
+        of(&|text| text.replace("drain_seconds = 20", "drain_seconds = 21"))
+    );
+    assert_ne!(
+        before,
+        of(&|text| text
+            .replace("\n# xfcc_by = ", "\nxfcc_by = ")
+            .replace("\n# trusted_proxies = ", "\ntrusted_proxies = ")
+            .replace("\nmode = \"mtls\"", "\nmode = \"xfcc\""))
+    );
 }

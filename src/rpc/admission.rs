@@ -12,7 +12,7 @@ use super::{
     usage::{Reached, UnderWay},
 };
 use crate::{
-    authz::{Caller, Limits, Policy},
+    authz::{Caller, Limits, LivePolicy},
     metrics::Metrics,
     organization::OrganizationId,
 };
@@ -20,7 +20,7 @@ use crate::{
 /// What it takes to let callers in.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Admission<'a> {
-    pub(super) policy: &'a Arc<Policy>,
+    pub(super) policy: &'a Arc<LivePolicy>,
     pub(super) records: &'a Records,
     pub(super) metrics: &'a Metrics,
 }

@@ -23,7 +23,7 @@ use crate::{
         self, Outcome,
         trace::{HandOut, Question, hand_outs},
     },
-    authz::{Action, Caller, Policy},
+    authz::{Action, Caller, LivePolicy},
     clock::Clock,
     hex::Hex,
     metrics::Metrics,
@@ -47,7 +47,7 @@ const TOKEN_LIFE_MAX: Duration = Duration::from_secs(28 * 3600);
 #[derive(Debug)]
 pub struct AuditService {
     /// What callers may do.
-    pub policy: Arc<Policy>,
+    pub policy: Arc<LivePolicy>,
     /// Which labels organizations have.
     pub labels: Arc<LabelIndex>,
     /// The file of the log, if there is one.

@@ -2,35 +2,42 @@
 //! trusted proxy says of its request. Which of them the configuration decides; the other word counts
 //! for nothing.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use hyper::HeaderMap;
 use rustls::pki_types::CertificateDer;
-use spiffe::{SpiffeId, TrustDomain};
+use spiffe::SpiffeId;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     forwarded::{Forwarded, LINKERD, Seen, XFCC},
     listener::{Outgoing, Peer},
-    peer::{Unidentified, identify},
+    peer::{Unidentified, identify, trust_domain_of},
     socket::Origin,
     usage::{Usage, Usages},
 };
 use crate::{
-    authz::{Caller, Policy},
+    authz::{Caller, LivePolicy},
+    clock::Clock,
     config::{IdentityConfig, IdentityMode, TrustedProxy},
     metrics::Metrics,
+    tls::{self, LiveTls, Material},
 };
 
 /// How callers are told apart.
 #[derive(Debug)]
 pub struct Identification {
     mode: IdentityMode,
-    trust_domain: TrustDomain,
+    /// Knows the trust domains.
+    tls: Arc<LiveTls>,
     /// None where certificates count.
     forwarded: Option<Arc<Forwarded>>,
     /// None of them: whoever is on this machine.
     proxies: Vec<TrustedProxy>,
-    policy: Arc<Policy>,
+    policy: Arc<LivePolicy>,
     usages: Usages,
     metrics: Arc<Metrics>,
 }
@@ -41,6 +48,8 @@ pub struct Callers {
     identification: Arc<Identification>,
     who: Who,
     outgoing: Outgoing,
+    good_for: Duration,
+    distrusted: CancellationToken,
 }
 
 #[derive(Clone, Debug)]
@@ -61,10 +70,15 @@ struct Named {
 impl Identification {
     /// Tells callers apart as a configuration says.
     #[must_use]
-    pub fn new(config: &IdentityConfig, policy: Arc<Policy>, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub fn new(
+        config: &IdentityConfig,
+        tls: Arc<LiveTls>,
+        policy: Arc<LivePolicy>,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             mode: config.mode,
-            trust_domain: config.trust_domain.clone(),
+            tls,
             forwarded: Forwarded::new(config).map(Arc::new),
             proxies: config.trusted_proxies.clone(),
             policy,
@@ -73,15 +87,17 @@ impl Identification {
         })
     }
 
-    /// Who calls on a connection, by where it comes from and the certificates that TLS has verified.
+    /// Who calls on a connection, by where it comes from and the certificates that TLS has verified with
+    /// this material.
     pub(super) fn callers(
         self: &Arc<Self>,
         origin: Origin,
         chain: Option<&[CertificateDer<'_>]>,
+        material: &Material,
     ) -> Callers {
         let outgoing = Outgoing::default();
         let who = match &self.forwarded {
-            None => Who::One(self.peer(identify(chain, &self.trust_domain), &outgoing)),
+            None => Who::One(self.peer(identify(chain, &material.domains), &outgoing)),
             Some(_) if !self.trusts(origin) => {
                 Who::One(self.peer(Err(Unidentified::NoProxy), &outgoing))
             }
@@ -95,10 +111,16 @@ impl Identification {
         {
             tracing::warn!(%origin, %error, "a caller without an identity");
         }
+        // The caller's certificate, or the proxy's, if it had to show one.
+        let leaf = chain.and_then(|chain| chain.first());
+        let domain = leaf.and_then(|leaf| trust_domain_of(leaf, &material.domains));
+        let distrusted = material.distrusted(domain.as_ref());
         Callers {
             identification: self.clone(),
             who,
             outgoing,
+            good_for: leaf.and_then(good_for).unwrap_or(Duration::MAX),
+            distrusted,
         }
     }
 
@@ -122,7 +144,7 @@ impl Identification {
             Ok(id) => self.usages.of(id),
             Err(_) => Arc::new(Usage::new()),
         };
-        let caller = identity.map(|id| Caller::new(id, self.policy.clone()));
+        let caller = identity.map(|id| Caller::new(id, &self.policy.current()));
         let proxy = self.forwarded.as_ref().map(|_| self.mode.name());
         Peer::on(caller, proxy, usage, outgoing.clone())
     }
@@ -158,11 +180,15 @@ impl Callers {
             Ok(header) => header,
             Err(error) => return self.refused(error),
         };
-        // Nothing that can panic happens under the lock.
+        // Nothing that can panic happens under the lock. Somebody of a trust domain that is ours no more
+        // may be remembered: no policy that is in force since then grants anything there.
         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.or_else(header.as_bytes(), || match forwarded.identify(header) {
-            Ok(id) => self.identification.peer(Ok(id), &self.outgoing),
-            Err(error) => self.refused(error),
+        seen.or_else(header.as_bytes(), || {
+            let material = self.identification.tls.current();
+            match forwarded.identify(header, &material.domains) {
+                Ok(id) => self.identification.peer(Ok(id), &self.outgoing),
+                Err(error) => self.refused(error),
+            }
         })
     }
 
@@ -192,10 +218,27 @@ impl Callers {
         }
     }
 
+    /// How long the certificate of the other end is still good for, from when it was shown.
+    pub(super) fn good_for(&self) -> Duration {
+        self.good_for
+    }
+
+    /// Tells when a CA that may have vouched for the other end is trusted no more.
+    pub(super) fn distrusted(&self) -> &CancellationToken {
+        &self.distrusted
+    }
+
     /// What leaves on the connection.
     pub(super) fn outgoing(&self) -> Outgoing {
         self.outgoing.clone()
     }
+}
+
+/// How long a certificate is still good for that TLS has verified, which goes by the system's clock.
+fn good_for(leaf: &CertificateDer<'_>) -> Option<Duration> {
+    let validity = tls::validity(leaf)?;
+    let left = validity.not_after.duration_since(Clock::system().now());
+    Some(left.unwrap_or(Duration::ZERO))
 }
 
 #[cfg(test)]

@@ -25,7 +25,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::{codegen::Service as _, service::Routes};
 
 use super::{
-    HEADERS_BYTES_MAX, LOCAL_RESETS_MAX, PENDING_RESETS_MAX, Services, deadline,
+    HEADERS_BYTES_MAX, LOCAL_RESETS_MAX, PENDING_RESETS_MAX, Services,
+    callers::Callers,
+    deadline,
     gather::{Gate, gather, turn},
     get_token,
     identity_service::IdentityService,
@@ -36,6 +38,7 @@ use super::{
     routes,
     seal::Seal,
     status,
+    surface::Surface,
     token_service::TokenService,
     unary::{Answer, answer},
 };
@@ -56,6 +59,8 @@ const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// What is held of an answer that the client has not taken, in bytes.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
+/// Over how long connections are spread that must all be made anew since a CA is trusted no more.
+const REAUTHENTICATION: Duration = Duration::from_secs(10);
 
 /// Lets callers in to what they can call. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -166,18 +171,19 @@ impl Door {
         }
     }
 
-    /// Serves a connection until the client leaves, it is too old or idle, or `stop`; then lets its
-    /// calls finish. One that begins with nothing, or floods, ends at once.
-    pub async fn serve(&self, connection: CallersConnection, stop: &CancellationToken) {
+    /// Serves a connection until the client leaves, it is too old or idle, its client's certificate has
+    /// ended or a CA of it is trusted no more, or `stop`; then lets its calls finish. One that begins with
+    /// nothing, or floods, ends at once.
+    pub async fn serve(
+        &self,
+        connection: CallersConnection,
+        surface: Surface,
+        stop: &CancellationToken,
+    ) {
         let callers = connection.peer.clone();
         let outgoing = callers.outgoing();
         let inner = &self.0;
-        let (age_max, finish_max) = if callers.are_nobody() {
-            // Told so, and then they are not to take a place from those who are somebody.
-            (inner.nobody_age_max, inner.nobody_age_max)
-        } else {
-            (inner.connection_age_max, inner.call_timeout)
-        };
+        let (age_max, finish_max) = inner.ages(&callers);
         inner.metrics.connections.inc();
         let _counted = Counted(&inner.metrics);
         // Until the stream, which is dropped before, is closed.
@@ -201,7 +207,7 @@ impl Door {
             let calls = turns.calls().clone();
             let peer = callers.of(request.headers());
             let request = request.map(|body| RequestBody::new(body, calls));
-            let answering = self.clone().answer(peer, request);
+            let answering = self.clone().answer(surface, peer, request);
             async move {
                 let _under_way = under_way;
                 answering.await
@@ -227,6 +233,7 @@ impl Door {
                 None
             }
             () = outgoing.route().broken() => return,
+            () = reauthentication(callers.distrusted()) => None,
         };
         let ended = match ended {
             Some(ended) => ended,
@@ -239,20 +246,18 @@ impl Door {
                 }
             }
         };
-        if release.flooded() {
-            inner.metrics.floods.inc();
-            let caller = callers.one().map(Caller::name);
-            tracing::warn!(caller, "closed a connection: more frames than calls");
-        } else if let Err(error) = ended {
-            tracing::debug!(%error, "a connection broke");
-        }
+        inner.tell_end(&callers, release.flooded(), ended);
     }
 
     async fn answer(
         self,
+        surface: Surface,
         peer: Peer,
         request: Request<RequestBody>,
     ) -> Result<Response<Answer>, Infallible> {
+        if let Err(elsewhere) = surface.check(request.uri().path()) {
+            return Ok(answer(elsewhere.into_http()));
+        }
         let open = match self.0.open.get() {
             Some(open) => open,
             // Boxed, since nobody needs it later on.
@@ -290,11 +295,40 @@ impl Inner {
         http2
     }
 
+    /// How long a connection of these callers may live, and how long its calls may then take.
+    fn ages(&self, callers: &Callers) -> (Duration, Duration) {
+        if callers.are_nobody() {
+            // Told so, and then they are not to take a place from those who are somebody.
+            (self.nobody_age_max, self.nobody_age_max)
+        } else {
+            let age_max = self.connection_age_max.min(callers.good_for());
+            (age_max, self.call_timeout)
+        }
+    }
+
+    /// Counts and tells how a connection has ended.
+    fn tell_end(&self, callers: &Callers, flooded: bool, ended: io::Result<()>) {
+        if flooded {
+            self.metrics.floods.inc();
+            let caller = callers.one().map(Caller::name);
+            tracing::warn!(caller, "closed a connection: more frames than calls");
+        } else if let Err(error) = ended {
+            tracing::debug!(%error, "a connection broke");
+        }
+    }
+
     /// What answers calls, once that is known; at the latest when a call may take no longer.
     async fn settled(&self) -> Option<&Open> {
         let _ = timeout(self.call_timeout, self.settled.cancelled()).await;
         self.open.get()
     }
+}
+
+/// Waits until a connection must be made anew since a CA is trusted no more: each at a time of its own,
+/// so that they do not all shake hands at once.
+async fn reauthentication(distrusted: &CancellationToken) {
+    distrusted.cancelled().await;
+    sleep(REAUTHENTICATION.mul_f64(fastrand::f64())).await;
 }
 
 /// What tonic's services answer.

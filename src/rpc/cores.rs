@@ -30,7 +30,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{connection::Door, listener::Acceptor, socket::Listener};
+use super::{connection::Door, listener::Acceptor, socket::Listener, surface::Surface};
 use crate::config::ListenAddress;
 
 /// Connections that the kernel accepts before we do, for each listener.
@@ -70,6 +70,8 @@ pub struct Serving {
     pub acceptor: Arc<Acceptor>,
     /// Answers their calls.
     pub door: Door,
+    /// What of them.
+    pub surface: Surface,
     /// Stops accepting, and lets calls finish.
     pub stop: CancellationToken,
     /// Ends what has not finished.
@@ -145,21 +147,25 @@ impl Bound {
 }
 
 impl Cores {
-    /// Starts the threads, or one task of `tasks` where the configuration wants no threads. They serve
+    /// Starts the threads, or one task of `tasks` for listeners that are to have no threads. They serve
     /// when this returns.
     ///
     /// # Errors
     /// If the system gives no threads, or no runtime on them. Those that run end with `serving.end`.
-    pub async fn start(
-        listeners: Listeners,
-        serving: &Serving,
-        tasks: &TaskTracker,
-    ) -> io::Result<Self> {
-        let (ending, ended) = mpsc::channel(listeners.listeners.len());
+    pub async fn start(all: Vec<(Listeners, Serving)>, tasks: &TaskTracker) -> io::Result<Self> {
+        let all: Vec<_> = all
+            .into_iter()
+            .flat_map(|(listeners, serving)| {
+                let own_threads = listeners.threads > 0;
+                let each = listeners.listeners.into_iter();
+                each.map(move |listener| (listener, own_threads, serving.clone()))
+            })
+            .collect();
+        let (ending, ended) = mpsc::channel(all.len());
         let mut threads = Vec::new();
-        for (number, listener) in listeners.listeners.into_iter().enumerate() {
-            let (serving, ending) = (serving.clone(), Ending(ending.clone()));
-            if listeners.threads == 0 {
+        for (number, (listener, own_threads, serving)) in all.into_iter().enumerate() {
+            let ending = Ending(ending.clone());
+            if !own_threads {
                 let listener = listener.into_listener()?;
                 tasks.spawn(async move {
                     let _ending = ending;
@@ -242,6 +248,7 @@ async fn serve(listener: Listener, serving: Serving) {
     let Serving {
         acceptor,
         door,
+        surface,
         stop,
         end,
     } = serving;
@@ -250,7 +257,8 @@ async fn serve(listener: Listener, serving: Serving) {
     let accepting = acceptor.accept_all(listener, &connections, move |connection| {
         let (door, stop, end) = (door.clone(), stopping.clone(), ending.clone());
         async move {
-            end.run_until_cancelled(door.serve(connection, &stop)).await;
+            end.run_until_cancelled(door.serve(connection, surface, &stop))
+                .await;
         }
     });
     stop.run_until_cancelled(accepting).await;

@@ -29,7 +29,6 @@ pub const LINKERD: &str = "l5d-client-id";
 pub struct Forwarded {
     header: HeaderName,
     form: Form,
-    trust_domain: TrustDomain,
 }
 
 #[derive(Clone, Debug)]
@@ -61,7 +60,6 @@ impl Forwarded {
         Some(Self {
             header: HeaderName::from_static(header),
             form,
-            trust_domain: config.trust_domain.clone(),
         })
     }
 
@@ -80,15 +78,20 @@ impl Forwarded {
         }
     }
 
-    /// Who it says that the caller is.
+    /// Who it says that the caller is, who must be of one of these trust domains. Whose CAs may vouch for
+    /// which of them is for the proxy to check.
     ///
     /// # Errors
     /// [`Unidentified`].
-    pub fn identify(&self, header: &HeaderValue) -> Result<SpiffeId, Unidentified> {
+    pub fn identify(
+        &self,
+        header: &HeaderValue,
+        trust_domains: &[TrustDomain],
+    ) -> Result<SpiffeId, Unidentified> {
         let header = header.as_bytes();
         match &self.form {
-            Form::Xfcc { by } => workload(xfcc::client(header, by.as_deref())?, &self.trust_domain),
-            Form::Linkerd { namespace } => linkerd::client(header, namespace, &self.trust_domain),
+            Form::Xfcc { by } => workload(xfcc::client(header, by.as_deref())?, trust_domains),
+            Form::Linkerd { namespace } => linkerd::client(header, namespace, trust_domains),
         }
     }
 }

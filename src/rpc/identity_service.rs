@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status, async_trait};
 use super::{peer_of, status};
 use crate::{
     audit::Outcome,
-    authz::Policy,
+    authz::LivePolicy,
     config::IdentityMode,
     metrics::Metrics,
     pb::v1::{CallerGrant, IdentitySource, WhoAmIRequest, WhoAmIResponse, identity_service_server},
@@ -19,7 +19,7 @@ pub struct IdentityService {
     /// On whose word callers are who they are.
     pub mode: IdentityMode,
     /// What callers may do.
-    pub policy: Arc<Policy>,
+    pub policy: Arc<LivePolicy>,
     /// Where calls are counted.
     pub metrics: Arc<Metrics>,
 }
@@ -35,7 +35,7 @@ impl identity_service_server::IdentityService for IdentityService {
             Ok(caller) => Ok(WhoAmIResponse {
                 spiffe_id: caller.name().to_owned(),
                 source: IdentitySource::from(self.mode).into(),
-                grants: grants(&self.policy.described(caller.id())),
+                grants: grants(&self.policy.current().described(caller.id())),
             }),
             Err(unidentified) => Err(unidentified.into()),
         };

@@ -16,7 +16,6 @@ use std::{
     time::Duration,
 };
 
-use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpListener,
@@ -36,7 +35,9 @@ use super::{
     socket::{Listener, Socket, Stream},
     usage::Usage,
 };
-use crate::{audit::Place, authz::Caller, config::LimitsConfig, token::delivery::Route};
+use crate::{
+    audit::Place, authz::Caller, config::LimitsConfig, tls::LiveTls, token::delivery::Route,
+};
 
 /// Pause after a failed accept: there are no file descriptors left, and asking again at once would
 /// only burn a core.
@@ -83,8 +84,7 @@ pub struct Outgoing {
 
 /// What the listener needs to know.
 pub struct Acceptor {
-    /// None: whoever connects speaks at once.
-    tls: Option<TlsAcceptor>,
+    tls: Arc<LiveTls>,
     identification: Arc<Identification>,
     handshake_timeout: Duration,
     connections: Arc<Semaphore>,
@@ -96,7 +96,7 @@ impl Acceptor {
     /// An acceptor with its limits.
     #[must_use]
     pub fn new(
-        tls: Option<Arc<ServerConfig>>,
+        tls: Arc<LiveTls>,
         identification: Arc<Identification>,
         limits: &LimitsConfig,
     ) -> Arc<Self> {
@@ -105,7 +105,7 @@ impl Acceptor {
             Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)))
         };
         Arc::new(Self {
-            tls: tls.map(TlsAcceptor::from),
+            tls,
             identification,
             handshake_timeout: limits.handshake_timeout(),
             connections: places(limits.connections_max),
@@ -154,11 +154,16 @@ impl Acceptor {
         place: OwnedSemaphorePermit,
     ) -> Option<CallersConnection> {
         let from = socket.origin();
-        let (socket, tls) = match (socket, &self.tls) {
-            (Socket::Tcp(socket), Some(tls)) => (socket, tls),
+        if self.tls.has_ended() {
+            tracing::info!(%from, "refused a connection: the SVID has expired");
+            return None;
+        }
+        let material = self.tls.current();
+        let (socket, tls) = match (socket, &material.shown) {
+            (Socket::Tcp(socket), Some(shown)) => (socket, TlsAcceptor::from(shown.config.clone())),
             (socket, _) => {
                 return Some(Connection {
-                    peer: self.identification.callers(from, None),
+                    peer: self.identification.callers(from, None, &material),
                     stream: socket.plain(),
                     _place: place,
                     _share: None,
@@ -177,7 +182,7 @@ impl Acceptor {
             }
         };
         let chain = stream.get_ref().1.peer_certificates();
-        let callers = self.identification.callers(from, chain);
+        let callers = self.identification.callers(from, chain, &material);
         let share = match callers.owner() {
             Some(owner) => {
                 let share = self.shares.take(owner.cloned());

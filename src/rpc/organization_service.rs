@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     audit::{Audit, Kind, Outcome, Record},
-    authz::{Action, Caller, Policy},
+    authz::{Action, Caller, LivePolicy},
     clock::Clock,
     credential,
     metrics::Metrics,
@@ -56,7 +56,7 @@ pub(super) trait Names {
 #[derive(Debug)]
 pub struct OrganizationService {
     /// What callers may do.
-    pub policy: Arc<Policy>,
+    pub policy: Arc<LivePolicy>,
     /// What is registered.
     pub vault: Arc<Vault>,
     /// Changes it.

@@ -94,7 +94,7 @@ impl Unidentified {
 /// [`Unidentified`].
 pub fn identify(
     chain: Option<&[CertificateDer<'_>]>,
-    trust_domain: &TrustDomain,
+    trust_domains: &[TrustDomain],
 ) -> Result<SpiffeId, Unidentified> {
     let leaf = chain
         .and_then(|chain| chain.first())
@@ -129,14 +129,14 @@ pub fn identify(
     let (Some(uri), None) = (uris.next(), uris.next()) else {
         return Err(Unidentified::NotOneUri);
     };
-    workload(uri, trust_domain)
+    workload(uri, trust_domains)
 }
 
-/// The SPIFFE ID of a workload in the trust domain, written as one is.
+/// The SPIFFE ID of a workload in one of the trust domains, written as one is.
 ///
 /// # Errors
 /// [`Unidentified`].
-pub fn workload(uri: &str, trust_domain: &TrustDomain) -> Result<SpiffeId, Unidentified> {
+pub fn workload(uri: &str, trust_domains: &[TrustDomain]) -> Result<SpiffeId, Unidentified> {
     if uri.len() > ID_BYTES_MAX {
         return Err(Unidentified::NoSpiffeId);
     }
@@ -144,10 +144,20 @@ pub fn workload(uri: &str, trust_domain: &TrustDomain) -> Result<SpiffeId, Unide
     if id.path().is_empty() || id.to_string() != uri {
         return Err(Unidentified::NoSpiffeId);
     }
-    if !id.is_member_of(trust_domain) {
+    if !trust_domains.iter().any(|domain| id.is_member_of(domain)) {
         return Err(Unidentified::ForeignTrustDomain);
     }
     Ok(id)
+}
+
+/// The trust domain of a certificate, for whoever verifies it: read as [`identify`] reads it.
+#[must_use]
+pub fn trust_domain_of(
+    leaf: &CertificateDer<'_>,
+    trust_domains: &[TrustDomain],
+) -> Option<TrustDomain> {
+    let id = identify(Some(std::slice::from_ref(leaf)), trust_domains).ok()?;
+    Some(id.trust_domain().clone())
 }
 
 #[cfg(all(test, feature = "simulator"))]

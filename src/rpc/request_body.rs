@@ -21,6 +21,9 @@ use super::{
     status,
 };
 
+/// Why a body cannot be read to its end.
+type BodyError = Box<dyn Error + Send + Sync>;
+
 /// The body of a request.
 pub(super) struct RequestBody {
     incoming: Incoming,
@@ -70,7 +73,7 @@ impl RequestBody {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = Box<dyn Error + Send + Sync>;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     audit::Outcome,
-    authz::{Action, Caller, Policy},
+    authz::{Action, Caller, LivePolicy},
     metrics::Metrics,
     pb::admin::v1::{
         BackUpStoreRequest, BackUpStoreResponse, GetStoreStatusRequest, GetStoreStatusResponse,
@@ -37,7 +37,7 @@ const ABANDONED: &str = "ABANDONED";
 #[derive(Clone, Debug)]
 pub struct StoreService {
     /// What callers may do.
-    pub policy: Arc<Policy>,
+    pub policy: Arc<LivePolicy>,
     /// What is in the store.
     pub vault: Arc<Vault>,
     /// Where calls are recorded.

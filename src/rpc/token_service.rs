@@ -26,7 +26,7 @@ use super::{
     within,
 };
 use crate::{
-    authz::{self, Action, Caller, Policy},
+    authz::{self, Action, Caller, LivePolicy},
     clock::Clock,
     metrics::{Cache, Metrics},
     organization::{Purpose, label_index::LabelIndex},
@@ -50,7 +50,7 @@ const LOOKS_MAX: usize = 8;
 #[derive(Clone, Debug)]
 pub struct TokenService {
     /// What callers may do.
-    pub policy: Arc<Policy>,
+    pub policy: Arc<LivePolicy>,
     /// Which labels organizations have.
     pub labels: Arc<LabelIndex>,
     /// Where tokens come from.

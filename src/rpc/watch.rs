@@ -3,7 +3,10 @@
 use std::{pin::Pin, sync::Arc};
 
 use futures_util::stream::unfold;
-use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, watch},
+    time::Instant,
+};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
@@ -40,6 +43,8 @@ struct Following {
     watch: Watch,
     /// Tokens that are on their way out.
     handed: Handed,
+    /// Of the policy.
+    changes: watch::Receiver<()>,
     /// Give the places back when the stream ends: that of the caller, and that of the broker.
     _under_way: UnderWay,
     _place: OwnedSemaphorePermit,
@@ -95,6 +100,8 @@ impl TokenService {
         request: WatchTokenRequest,
         asked: &mut Asked,
     ) -> Result<Following, Status> {
+        // Listened to before it is asked: no change is missed.
+        let changes = self.policy.changes();
         let wanted = self.understand(admitted, &request.into(), asked)?;
         let lane = wanted.purpose.into();
         let place = Arc::clone(&self.streams).try_acquire_owned();
@@ -105,6 +112,7 @@ impl TokenService {
             watch: self.tokens.watch(wanted.key.clone(), wanted.needed, lane),
             wanted,
             handed: Handed::default(),
+            changes,
             _under_way: admitted.begin()?,
             _place: place.map_err(|_| status::too_many_streams())?,
         })
@@ -146,12 +154,19 @@ impl Following {
         let stop = self.service.stop.clone();
         loop {
             let seen = self.service.deliveries.seen();
-            let token = stop.run_until_cancelled(self.watch.next()).await;
-            let token = token.ok_or_else(status::shutting_down)??;
-            // Asked again for each token: the policy may have changed since the stream began.
+            let token = tokio::select! {
+                token = self.watch.next() => Some(token?),
+                Ok(()) = self.changes.changed() => None,
+                () = stop.cancelled() => return Err(status::shutting_down()),
+            };
+            // Asked again for each token, and when the policy has changed: a stream whose grant is gone
+            // ends then, and not with the next token, which comes in an hour.
             let (caller, wanted) = (self.peer.caller()?, &self.wanted);
             self.service
                 .allow(caller, &wanted.key, Some(wanted.purpose))?;
+            let Some(token) = token else {
+                continue;
+            };
             match self.service.deliveries.begin(self.peer.route(), seen) {
                 Some(delivery) => {
                     self.handed.add(delivery);

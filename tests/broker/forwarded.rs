@@ -18,6 +18,7 @@ use crate::support::{
 };
 
 mod corpus;
+mod live;
 
 use corpus::Case;
 

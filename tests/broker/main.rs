@@ -1,6 +1,8 @@
 //! The broker as its callers see it: real gRPC over mutual TLS on a free port, and real HTTPS to a
 //! simulated Entra. Each file is about one promise.
 
+mod admin_listener;
+mod age;
 mod audit;
 mod authorization;
 mod bad_input;
@@ -18,6 +20,7 @@ mod matrix;
 mod metrics;
 mod refusals;
 mod registration;
+mod reload;
 mod reports;
 mod revocation;
 mod rotation;

@@ -41,6 +41,7 @@ use uuid::{Uuid, uuid};
 pub(crate) mod pki;
 pub(crate) mod request;
 mod setup;
+pub(crate) mod shown;
 pub(crate) mod wire;
 
 pub(crate) use setup::Setup;
@@ -175,6 +176,11 @@ impl Fixture {
         answer
     }
 
+    /// Has files taken at once that have changed.
+    pub(crate) fn reload(&self) {
+        self.broker.as_ref().expect("the broker serves").reload();
+    }
+
     /// Takes the broker away, to stop it.
     pub(crate) fn take_broker(&mut self) -> Broker {
         self.broker.take().expect("it is there until it is taken")
@@ -222,6 +228,13 @@ impl Fixture {
     pub(crate) fn address(&self) -> SocketAddr {
         let broker = self.broker.as_ref().expect("the broker serves");
         broker.address.tcp().expect("an address of a network")
+    }
+
+    /// Where operators are served.
+    pub(crate) fn admin_address(&self) -> SocketAddr {
+        let broker = self.broker.as_ref().expect("the broker serves");
+        let address = broker.admin_address.as_ref().unwrap_or(&broker.address);
+        address.tcp().expect("an address of a network")
     }
 
     pub(crate) fn metrics_address(&self) -> SocketAddr {
@@ -288,7 +301,8 @@ impl Fixture {
 
     /// Calls of an operator, by the path of its SPIFFE ID.
     pub(crate) fn organizations(&self, path: &str) -> Organizations {
-        Organizations::new(self.connect(Some(&pki::caller(path))))
+        let endpoint = endpoint(self.admin_address(), Some(&pki::caller(path)));
+        Organizations::new(endpoint.connect_lazy())
     }
 
     /// The worker that may have any token.

@@ -420,7 +420,7 @@ def test_policy_speaks_of_the_trust_domain(broker_file, policy_file):
 def test_configuration_names_only_documented_options(path):
     text = (ROOT / "deploy/broker.toml").read_text()
     # With what it only mentions.
-    reference = tomllib.loads(re.sub(r"(?m)^# (\[[\w.]+\]|\w+ = \S.*)$", r"\1", text))
+    reference = tomllib.loads(re.sub(r"(?m)^# (\[\[?[\w.]+\]\]?|\w+ = \S.*)$", r"\1", text))
     for table, options in config(path).items():
         unknown = options.keys() - reference.get(table, {}).keys()
         assert not unknown, f"[{table}] {unknown}"

@@ -1,6 +1,6 @@
 //! The files under `deploy/` that a broker reads.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, slice};
 
 use kodo_broker::{authz::Policy, config::Config};
 
@@ -39,7 +39,7 @@ fn every_policy_that_is_shipped_is_one_and_grants_something() {
         .identity
         .trust_domain;
     for (path, text) in examples("policy.toml") {
-        let policy = Policy::parse(&text, &trust_domain);
+        let policy = Policy::parse(&text, slice::from_ref(&trust_domain));
         let policy = policy.unwrap_or_else(|error| panic!("{path}: {error}"));
         assert_ne!(
             format!("{policy:?}"),

@@ -17,6 +17,7 @@ mod kill;
 mod memory;
 mod policy;
 mod program;
+mod reload;
 mod rewrap;
 mod rollback;
 mod scale;

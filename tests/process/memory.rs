@@ -1,14 +1,7 @@
 //! Two hundred secrets go through a broker; a second after the last call none is left in its memory,
 //! and none was ever said or stored in clear.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
-    thread,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fs, thread, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use kodo_broker::{
@@ -29,7 +22,7 @@ use crate::{
     canary::{Canaries, Search, has_jwt},
     certificate::ApplicationKey,
     image::Image,
-    site::{KEK, Serving, Site, files_below},
+    site::{KEK, Site, files_below},
 };
 
 /// Organizations; each has one credential and then another, and Entra refuses a third. That of the last
@@ -259,7 +252,7 @@ async fn two_hundred_secrets_leave_no_trace_in_memory_nor_in_what_is_written() {
 
     thread::sleep(Duration::from_secs(1));
     let image = Image::of(serving.process.id());
-    let metrics = metrics(&serving);
+    let metrics = serving.metrics();
     let ended = serving.stop();
     assert!(
         ended.err.contains("\"level\":\"TRACE\""),
@@ -337,17 +330,6 @@ fn judge_written(run: &Run, written: &[(String, Vec<u8>)]) {
         assert!(found.is_empty(), "{source} tells {found:?}");
         assert!(!has_jwt(content), "{source} holds a JWT");
     }
-}
-
-fn metrics(serving: &Serving) -> String {
-    let address: SocketAddr = serving.metrics_address.expect("a port for metrics");
-    let mut stream = TcpStream::connect(address).expect("connects");
-    let request = "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-    stream.write_all(request.as_bytes()).expect("is read");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("answers");
-    assert!(answer.contains("tokens"), "{answer}");
-    answer
 }
 
 fn of_kind(kind: Kind) -> Credential {

@@ -3,7 +3,8 @@
 use std::{
     cell::Cell,
     fs,
-    net::SocketAddr,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::Command,
@@ -257,6 +258,18 @@ impl Serving {
         let service = service.to_owned();
         let answer = client.check(HealthCheckRequest { service }).await.ok()?;
         Some(answer.into_inner().status())
+    }
+
+    /// All of its figures, with the head of the answer.
+    pub(crate) fn metrics(&self) -> String {
+        let address = self.metrics_address.expect("a port for metrics");
+        let mut stream = TcpStream::connect(address).expect("connects");
+        let request = "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).expect("is read");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("answers");
+        assert!(answer.contains("kodo_broker_"), "{answer}");
+        answer
     }
 
     /// Waits until its log has said this so often.

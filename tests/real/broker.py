@@ -55,21 +55,27 @@ class Broker:
         identity: pki.Identity,
         authority: str,
         kek: str | None = None,
+        *,
         limits: str = "",
         log: str = "trace",
         proxied: str | None = None,
+        tls: str | None = None,
+        identity_section: str | None = None,
+        policy: str = POLICY,
+        admin_listener: bool = False,
     ):
         """`kek` and `limits` are what stands in the sections of that name; a key file, if there is no
-        `kek`. `log` is by default what any library could say, so that the search for secrets covers it.
-        `proxied` are lines of `[identity]` for a proxy that says who callers are: it has to listen on
-        the port and to pass requests on to the socket.
+        `kek`; likewise `tls` and `identity_section`. `log` is by default what any library could say, so
+        that the search for secrets covers it. `proxied` are lines of `[identity]` for a proxy that says
+        who callers are: it has to listen on the port and to pass requests on to the socket. Operators
+        get an address of their own if `admin_listener`.
         """
         self.directory = directory
         self.data = directory / "data"
         self.data.mkdir(mode=0o700)
         self.logs = [directory / "stdout", directory / "stderr"]
         self._ca = ca
-        self._port, self._health_port = _free_ports(2)
+        self._port, self._admin_port, self._health_port = _free_ports(3)
         self._process = None
         self._channels = []
         if kek is None:
@@ -80,8 +86,15 @@ class Broker:
         self._kek = kek
         self._limits = limits
         self._log = log
-        (directory / "policy.toml").write_text(POLICY)
-        self._callers = self._proxied(proxied) if proxied else self._certified(identity)
+        self._tls = tls or (
+            f'certificate_file = "{identity.certificate_file}"\nkey_file = "{identity.key_file}"'
+        )
+        self._identity = identity_section or (
+            f'trust_domain = "{TRUST_DOMAIN}"\nclient_ca_file = "{ca.file}"'
+        )
+        self._admin_listener = admin_listener
+        (directory / "policy.toml").write_text(policy)
+        self._callers = self._proxied(proxied) if proxied else self._certified()
         (directory / "broker.toml").write_text(self._config(authority))
 
     @property
@@ -91,6 +104,10 @@ class Broker:
     @property
     def socket(self) -> Path:
         return self.directory / "proxy.sock"
+
+    @property
+    def admin_address(self) -> tuple[str, int]:
+        return ("127.0.0.1", self._admin_port if self._admin_listener else self._port)
 
     @property
     def pid(self) -> int:
@@ -146,23 +163,25 @@ class Broker:
 
     def tokens(self, caller: pki.Identity | None):
         """The worker's side of the contract, called with a client certificate or without one."""
-        return token_service_pb2_grpc.TokenServiceStub(self._channel(caller))
+        return token_service_pb2_grpc.TokenServiceStub(self._channel(caller, self.address))
 
     def organizations(self, caller: pki.Identity):
         """The operator's side of the contract."""
-        return organization_service_pb2_grpc.OrganizationServiceStub(self._channel(caller))
+        return organization_service_pb2_grpc.OrganizationServiceStub(
+            self._channel(caller, self.admin_address)
+        )
 
     def store(self, caller: pki.Identity):
         """The operator's side of the contract for the store as a whole."""
-        return store_service_pb2_grpc.StoreServiceStub(self._channel(caller))
+        return store_service_pb2_grpc.StoreServiceStub(self._channel(caller, self.admin_address))
 
     def output(self) -> str:
         return "\n".join(log.read_text(errors="replace") for log in self.logs)
 
-    def _channel(self, caller):
+    def _channel(self, caller, address):
         pair = (caller.key, caller.certificate) if caller else (None, None)
         credentials = grpc.ssl_channel_credentials(self._ca.file.read_bytes(), *pair)
-        channel = grpc.secure_channel(f"127.0.0.1:{self._port}", credentials, OPTIONS)
+        channel = grpc.secure_channel("{}:{}".format(*address), credentials, OPTIONS)
         self._channels.append(channel)
         return channel
 
@@ -172,7 +191,7 @@ class Broker:
 
     def identity(self, caller: pki.Identity):
         """What tells callers who they are."""
-        return identity_service_pb2_grpc.IdentityServiceStub(self._channel(caller))
+        return identity_service_pb2_grpc.IdentityServiceStub(self._channel(caller, self.address))
 
     def _proxied(self, identity: str) -> str:
         return f"""
@@ -183,17 +202,17 @@ trust_domain = "{TRUST_DOMAIN}"
 {identity}
 """
 
-    def _certified(self, identity: pki.Identity) -> str:
+    def _certified(self) -> str:
+        admin = f'admin_listen = "127.0.0.1:{self._admin_port}"' if self._admin_listener else ""
         return f"""
 listen = "127.0.0.1:{self._port}"
+{admin}
 
 [server.tls]
-certificate_file = "{identity.certificate_file}"
-key_file = "{identity.key_file}"
+{self._tls}
 
 [identity]
-trust_domain = "{TRUST_DOMAIN}"
-client_ca_file = "{self._ca.file}"
+{self._identity}
 """
 
     def _config(self, authority: str) -> str:

@@ -13,6 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 SERVER = ExtendedKeyUsageOID.SERVER_AUTH
 CLIENT = ExtendedKeyUsageOID.CLIENT_AUTH
+DAYS = datetime.timedelta(days=90)
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,13 @@ class Authority:
     def client(self, name: str, *spiffe_ids: str) -> Identity:
         """For a caller of the broker. The SPIFFE ID is in the certificate and nowhere else."""
         return self.issue(name, uris(spiffe_ids))
+
+    def svid(self, name: str, spiffe_id: str, life=DAYS) -> Identity:
+        """For a workload that serves on loopback, by address and by name."""
+        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        days = life / datetime.timedelta(days=1)
+        names += uris([spiffe_id])
+        return self.issue(name, names, purposes=[SERVER, CLIENT], life=(-1, days))
 
     def issue(
         self,
@@ -146,7 +154,7 @@ def _builder(subject, issuer, public_key, start=None, end=None) -> x509.Certific
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(start or now - datetime.timedelta(minutes=5))
-        .not_valid_after(end or now + datetime.timedelta(days=90))
+        .not_valid_after(end or now + DAYS)
     )
 
 

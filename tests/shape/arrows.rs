@@ -12,7 +12,7 @@ const ARROWS: &[(&str, &str)] = &[
         "anchor audit authz clock config entra hex kek lockdown metrics organization registration rpc store telemetry tls token vault",
     ),
     ("audit", "clock config hex private_file sealed secret"),
-    ("authz", "config organization"),
+    ("authz", "organization"),
     ("cli", "client pb"),
     ("client", "clock pb secret"),
     ("clock", ""),
@@ -39,7 +39,7 @@ const ARROWS: &[(&str, &str)] = &[
     ),
     (
         "rpc",
-        "audit authz clock config credential entra hex malformed metrics organization pb registration secret token vault",
+        "audit authz clock config credential entra hex malformed metrics organization pb registration secret tls token vault",
     ),
     ("sealed", "secret"),
     ("secret", ""),

@@ -147,7 +147,18 @@ const SILENT: &[(&str, &[&str])] = &[
             "url",
         ],
     ),
-    ("authz", &["std::io", "tokio"]),
+    // It tells of its changes, and waits for nothing.
+    (
+        "authz",
+        &[
+            "std::io",
+            "tokio::fs",
+            "tokio::io",
+            "tokio::net",
+            "tokio::task",
+            "tokio::time",
+        ],
+    ),
     ("store", &["crate::secret", "crate::sealed", "prost"]),
     ("organization", &["std::fs", "std::io", "tokio"]),
     ("credential", &["std::fs", "std::io", "tokio"]),

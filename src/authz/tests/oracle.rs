@@ -171,7 +171,7 @@ fn resource(number: usize) -> Resource {
 struct World {
     drawn: Vec<Drawn>,
     text: String,
-    policy: Arc<Policy>,
+    policy: Arc<LivePolicy>,
     callers: Vec<Caller>,
     organizations: Vec<OrganizationId>,
     worn: Worn,
@@ -187,10 +187,12 @@ impl World {
             .map(|_| Drawn::draw(random))
             .collect();
         let text: String = drawn.iter().map(Drawn::toml).collect();
-        let policy = Arc::new(parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}")));
+        let policy = parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        let policy = LivePolicy::new(policy);
+        let current = policy.current();
         let callers = PATHS.map(|path| {
             let id = caller(&format!("spiffe://kodo.test/{path}"));
-            Caller::new(id, policy.clone())
+            Caller::new(id, &current)
         });
         let (mut worn, index) = (Worn::default(), LabelIndex::default());
         for (organization, worn) in ORGANIZATIONS.iter().zip(&mut worn) {

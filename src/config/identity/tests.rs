@@ -14,6 +14,7 @@ const LOOPBACK: &str = "listen = \"127.0.0.1:8443\"";
 const SOCKET: &str = "listen = \"unix:/run/kodo-broker/proxy.sock\"";
 const TLS: &str = "tls = { certificate_file = \"/c\", key_file = \"/k\" }";
 const CA: &str = "client_ca_file = \"/ca\"";
+const PARTNER: &str = "[[identity.federated]]\ntrust_domain = \"partner.test\"";
 const XFCC: &str = "mode = \"xfcc\"";
 const LINKERD: &str = "mode = \"linkerd\"";
 
@@ -51,6 +52,19 @@ fn what_can_be_told_apart_safely_is_accepted() {
             with_tls(ANYWHERE),
             format!("{XFCC}\n{CA}\ntrusted_proxies = [\"10.0.0.7\"]"),
         ),
+        (LOOPBACK.into(), format!("{XFCC}\n{PARTNER}")),
+        (
+            format!("{LOOPBACK}\nadmin_listen = \"[::1]:8444\""),
+            XFCC.into(),
+        ),
+        (
+            format!("{SOCKET}\nadmin_listen = \"unix:/run/kodo-broker/admin.sock\""),
+            format!("{XFCC}\ntrusted_proxies = [\"uid:101\"]"),
+        ),
+        (
+            format!("{ANYWHERE}\ntls = {{ source = \"workload_api\", socket = \"unix:/s\" }}"),
+            format!("{XFCC}\ntrusted_proxies = [\"10.0.0.7\"]"),
+        ),
     ] {
         let parsed = parse(&server, &identity);
         assert!(parsed.is_ok(), "{server} {identity}: {parsed:?}");
@@ -76,9 +90,14 @@ fn certificates_need_tls_and_a_ca_and_no_header_beside_them() {
     assert_refused(&[
         (ANYWHERE, CA, "[server.tls] is missing"),
         (LOOPBACK, CA, "[server.tls] is missing"),
-        (tls, "", "client_ca_file is missing"),
+        (tls, "", "kodo.test needs a client_ca_file"),
         (
             &format!("{SOCKET}\n{TLS}"),
+            CA,
+            "a unix socket is for a proxy",
+        ),
+        (
+            &format!("{tls}\nadmin_listen = \"unix:/run/kodo-broker/admin.sock\""),
             CA,
             "a unix socket is for a proxy",
         ),
@@ -124,6 +143,22 @@ fn headers_of_whoever_comes_are_refused_with_what_to_do() {
         (LOOPBACK, uid, "goes with a unix socket"),
         (&format!("{SOCKET}\n{TLS}"), uid, "not with a unix socket"),
         (LOOPBACK, &xfcc(CA), "client_ca_file without [server.tls]"),
+        (
+            LOOPBACK,
+            &xfcc(&format!("{PARTNER}\n{CA}")),
+            "partner.test has a client_ca_file without",
+        ),
+        (LOOPBACK, &xfcc(&format!("{PARTNER}\n{PARTNER}")), "twice"),
+        (
+            &format!("{LOOPBACK}\nadmin_listen = \"0.0.0.0:8444\""),
+            XFCC,
+            "could be anybody",
+        ),
+        (
+            &format!("{SOCKET}\nadmin_listen = \"127.0.0.1:8444\""),
+            uid,
+            "must both be unix sockets",
+        ),
         (LOOPBACK, &linkerd(by), "is for the mode \"xfcc\""),
         (
             LOOPBACK,

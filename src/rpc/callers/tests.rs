@@ -1,15 +1,24 @@
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use hyper::header::HeaderValue;
 
 use super::*;
-use crate::audit::Place;
+use crate::{audit::Place, authz::Policy, rpc::peer, tls::Found};
 
 fn identification(mode: &str, proxies: &[&str]) -> Arc<Identification> {
     let text =
         format!("trust_domain = \"kodo.test\"\nmode = \"{mode}\"\ntrusted_proxies = {proxies:?}");
     let config: IdentityConfig = toml::from_str(&text).expect("a section");
-    Identification::new(&config, Arc::default(), Arc::default())
+    let found = Found::read(None, &config, None).expect("nothing to read");
+    let material = found.material(peer::trust_domain_of);
+    let tls = LiveTls::new(material.expect("nothing to be wrong"));
+    let policy = LivePolicy::new(Policy::default());
+    Identification::new(&config, tls, policy, Arc::new(Metrics::new()))
+}
+
+fn on(of: &Arc<Identification>, origin: Origin) -> Callers {
+    let material = of.tls.current();
+    of.callers(origin, None, &material)
 }
 
 fn from(address: &str) -> Origin {
@@ -71,7 +80,7 @@ fn only_those_who_are_named_are_proxies() {
         (&nobody, Origin::User(0), false),
         (&nobody, Origin::Unknown, false),
     ] {
-        let callers = identification.callers(origin, None);
+        let callers = on(&identification, origin);
         assert_eq!(callers.are_nobody(), !trusted, "{origin}");
         let expected = if trusted {
             Ok("spiffe://kodo.test/worker".to_owned())
@@ -85,7 +94,7 @@ fn only_those_who_are_named_are_proxies() {
 #[test]
 fn a_proxy_is_asked_for_no_certificate_and_no_certificate_for_a_header() {
     let certificates = identification("mtls", &[]);
-    let callers = certificates.callers(from("127.0.0.1"), None);
+    let callers = on(&certificates, from("127.0.0.1"));
     assert!(callers.are_nobody());
     assert_eq!(
         name(&callers, &naming("worker")),
@@ -96,8 +105,8 @@ fn a_proxy_is_asked_for_no_certificate_and_no_certificate_for_a_header() {
 #[test]
 fn all_callers_of_a_connection_wait_for_the_same_record() {
     let identification = identification("xfcc", &[]);
-    let callers = identification.callers(from("127.0.0.1"), None);
-    let another = identification.callers(from("127.0.0.1"), None);
+    let callers = on(&identification, from("127.0.0.1"));
+    let another = on(&identification, from("127.0.0.1"));
     let (one, two) = (callers.of(&naming("one")), callers.of(&naming("two")));
     let nobody = callers.of(&HeaderMap::new());
     one.answers_after(Place::new(7));
@@ -107,16 +116,28 @@ fn all_callers_of_a_connection_wait_for_the_same_record() {
     assert_eq!(nobody.recorded(), Place::new(7));
     assert_eq!(callers.of(&naming("three")).recorded(), Place::new(7));
     assert_eq!(another.of(&naming("one")).recorded(), Place::default());
+    // And tokens leave by the same way.
+    assert!(Arc::ptr_eq(one.route(), nobody.route()));
+    assert!(!Arc::ptr_eq(one.route(), another.of(&naming("one")).route()));
+    assert!(callers.one().is_none(), "there are many");
+}
+
+#[test]
+fn in_plaintext_no_certificate_ends_and_none_is_distrusted() {
+    let identification = identification("xfcc", &[]);
+    let callers = on(&identification, from("127.0.0.1"));
+    assert_eq!(callers.good_for(), Duration::MAX);
+    assert!(!callers.distrusted().is_cancelled());
 }
 
 #[test]
 fn who_was_named_before_is_found_and_not_read_again() {
     let identification = identification("xfcc", &[]);
-    let callers = identification.callers(from("127.0.0.1"), None);
+    let callers = on(&identification, from("127.0.0.1"));
     let (first, second) = (callers.of(&naming("one")), callers.of(&naming("one")));
     let caller = |peer: &Peer| std::ptr::from_ref(peer.caller().expect("somebody"));
     assert_eq!(caller(&first), caller(&second));
     // Another connection of the same proxy knows nothing of it.
-    let another = identification.callers(from("127.0.0.1"), None);
+    let another = on(&identification, from("127.0.0.1"));
     assert_ne!(caller(&first), caller(&another.of(&naming("one"))));
 }

@@ -2,7 +2,12 @@ use futures_util::FutureExt as _;
 use tokio::time::Instant;
 
 use super::*;
-use crate::{clock::Clock, config::IdentityMode, rpc::records::Records};
+use crate::{
+    authz::{LivePolicy, Policy},
+    clock::Clock,
+    config::IdentityMode,
+    rpc::records::Records,
+};
 
 fn door() -> Door {
     let (audit, metrics) = (Audit::off(), Arc::new(Metrics::new()));
@@ -10,7 +15,7 @@ fn door() -> Door {
     let seal = Seal::new(Arc::new(records), metrics.clone());
     let identity = IdentityService {
         mode: IdentityMode::Mtls,
-        policy: Arc::default(),
+        policy: LivePolicy::new(Policy::default()),
         metrics,
     };
     let (limits, deliveries) = (LimitsConfig::default(), Deliveries::default());

@@ -20,7 +20,7 @@ const ACCOUNT_BYTES_MAX: usize = 253;
 pub fn client(
     header: &[u8],
     linkerd_namespace: &str,
-    trust_domain: &TrustDomain,
+    trust_domains: &[TrustDomain],
 ) -> Result<SpiffeId, Unidentified> {
     if header.len() > BYTES_MAX {
         return Err(Unidentified::LongHeader);
@@ -29,18 +29,18 @@ pub fn client(
     let text = str::from_utf8(header).ok().filter(|_| printable);
     let text = text.ok_or(Unidentified::Malformed)?;
     if text.starts_with("spiffe://") {
-        return workload(text, trust_domain);
+        return workload(text, trust_domains);
     }
     let (account, namespace, authority) =
         service_account(text).ok_or(Unidentified::NoServiceAccount)?;
     let domain = authority
         .strip_prefix(linkerd_namespace)
         .and_then(|rest| rest.strip_prefix('.'));
-    if domain != Some(trust_domain.as_str()) {
-        return Err(Unidentified::ForeignTrustDomain);
-    }
-    let id = format!("spiffe://{trust_domain}/ns/{namespace}/sa/{account}");
-    workload(&id, trust_domain)
+    let mut ours = trust_domains.iter();
+    let ours = ours.find(|ours| domain == Some(ours.as_str()));
+    let domain = ours.ok_or(Unidentified::ForeignTrustDomain)?;
+    let id = format!("spiffe://{domain}/ns/{namespace}/sa/{account}");
+    workload(&id, trust_domains)
 }
 
 /// Account, namespace, and the namespace of Linkerd with its trust domain.

@@ -35,7 +35,7 @@ fn with_uri(text: &str) -> CertificateDer<'static> {
 
 fn identified(certificate: &CertificateDer<'_>) -> Result<String, Unidentified> {
     let chain = std::slice::from_ref(certificate);
-    identify(Some(chain), &domain()).map(|id| id.to_string())
+    identify(Some(chain), &[domain()]).map(|id| id.to_string())
 }
 
 #[track_caller]
@@ -66,10 +66,10 @@ fn certificates_of_the_mesh_are_understood() {
         der(&leaf.certificate_pem),
         der(&authority.certificate_pem()),
     ];
-    let id = identify(Some(&chain), &domain()).expect("the first counts");
+    let id = identify(Some(&chain), &[domain()]).expect("the first counts");
     assert_eq!(id.to_string(), WORKER);
     let [leaf, authority] = chain;
-    let reversed = identify(Some(&[authority, leaf]), &domain());
+    let reversed = identify(Some(&[authority, leaf]), &[domain()]);
     assert_eq!(reversed, Err(Unidentified::Authority));
 }
 
@@ -243,8 +243,8 @@ fn other_trust_domains_are_foreign_however_they_look() {
 #[test]
 fn without_a_readable_certificate_there_is_nobody() {
     let unreadable = Err(Unidentified::Unreadable);
-    assert_eq!(identify(None, &domain()), unreadable);
-    assert_eq!(identify(Some(&[]), &domain()), unreadable);
+    assert_eq!(identify(None, &[domain()]), unreadable);
+    assert_eq!(identify(Some(&[]), &[domain()]), unreadable);
     let good = certificate(|_| {});
     for bytes in [
         b"".to_vec(),
@@ -255,7 +255,7 @@ fn without_a_readable_certificate_there_is_nobody() {
         [good.as_ref(), good.as_ref()].concat(),
     ] {
         let chain = [CertificateDer::from(bytes), good.clone()];
-        assert_eq!(identify(Some(&chain), &domain()), unreadable);
+        assert_eq!(identify(Some(&chain), &[domain()]), unreadable);
     }
 }
 

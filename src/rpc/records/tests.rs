@@ -81,7 +81,7 @@ fn open(file: &Path) -> Audit {
 
 fn peer(name: &str) -> Peer {
     let id = SpiffeId::new(format!("spiffe://kodo.test/{name}")).expect("an id");
-    Peer::new(Ok(Caller::new(id, Arc::new(Policy::default()))))
+    Peer::new(Ok(Caller::new(id, &Arc::new(Policy::default()))))
 }
 
 fn line(name: &str, again: Option<u64>) -> (String, Option<u64>) {

@@ -36,6 +36,8 @@ pub(crate) struct Setup {
     clock: Clock,
     /// Further lines of `[server]`.
     server: String,
+    /// Further files of the folder.
+    files: Vec<(&'static str, String)>,
     propagation_seconds: u16,
     listen: String,
     /// What `[identity]` has beside the trust domain; without TLS then. Otherwise certificates count.
@@ -50,6 +52,7 @@ impl Setup {
             config: String::new(),
             clock: Clock::system(),
             server: String::new(),
+            files: Vec::new(),
             propagation_seconds: 0,
             listen: "127.0.0.1:0".into(),
             identity: None,
@@ -89,6 +92,12 @@ impl Setup {
     /// Serves there, where `{folder}` is the fixture's.
     pub(crate) fn listen(mut self, address: &str) -> Self {
         self.listen = address.into();
+        self
+    }
+
+    /// Adds a file to the fixture's folder.
+    pub(crate) fn file(mut self, name: &'static str, content: &str) -> Self {
+        self.files.push((name, content.to_owned()));
         self
     }
 
@@ -136,6 +145,9 @@ impl Setup {
         write("server.crt", &pki::server().certificate_pem);
         write("server.key", &pki::server().key_pem);
         write("policy.toml", &self.policy);
+        for (name, content) in &self.files {
+            write(name, content);
+        }
         write("kek", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n");
         let at = folder.display();
         let store = if self.sled {
@@ -176,7 +188,7 @@ impl Setup {
             {}
             "#,
             self.listen.replace("{folder}", &at.to_string()),
-            self.server,
+            self.server.replace("{folder}", &at.to_string()),
             pki::TRUST_DOMAIN,
             simulator.authority_url(),
             simulator.graph_url(),

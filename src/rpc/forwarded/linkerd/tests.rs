@@ -7,8 +7,9 @@ fn of(header: &str) -> Result<String, Unidentified> {
 }
 
 fn of_bytes(header: &[u8]) -> Result<String, Unidentified> {
-    let domain = TrustDomain::new("cluster.local").expect("a trust domain");
-    client(header, "linkerd", &domain).map(|id| id.to_string())
+    let domains = ["cluster.local", "second.local"];
+    let domains = domains.map(|name| TrustDomain::new(name).expect("a trust domain"));
+    client(header, "linkerd", &domains).map(|id| id.to_string())
 }
 
 #[test]
@@ -21,8 +22,17 @@ fn a_service_account_has_the_id_that_others_give_it_too() {
         let header = format!("{name}.serviceaccount.identity.linkerd.cluster.local");
         assert_eq!(of(&header).as_deref(), Ok(id));
     }
-    let external = "spiffe://cluster.local/vm/worker";
-    assert_eq!(of(external).as_deref(), Ok(external));
+    let second = "worker.kodo.serviceaccount.identity.linkerd.second.local";
+    assert_eq!(
+        of(second).as_deref(),
+        Ok("spiffe://second.local/ns/kodo/sa/worker")
+    );
+    for external in [
+        "spiffe://cluster.local/vm/worker",
+        "spiffe://second.local/vm/worker",
+    ] {
+        assert_eq!(of(external).as_deref(), Ok(external));
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::{
 
 fn somebody(name: &str) -> Peer {
     let id = SpiffeId::new(format!("spiffe://kodo.test/{name}")).expect("an id");
-    Peer::new(Ok(Caller::new(id, Arc::new(Policy::default()))))
+    Peer::new(Ok(Caller::new(id, &Arc::new(Policy::default()))))
 }
 
 /// Whether the header was taken apart.
