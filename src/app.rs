@@ -176,7 +176,6 @@ impl Broker {
         let door = Door::new(seal.clone(), identity, reflection, limits, audited, out);
         let (address, is_sealed) = (listeners.address.clone(), door.is_sealed());
         metrics.gauge("sealed", SEALED, move || is_sealed().into());
-        let is_sealed = door.is_sealed();
         let (tls, policy) = (reloader.tls(), reloader.policy());
         let identification =
             Identification::new(&config.identity, tls.clone(), policy, metrics.clone());
@@ -210,8 +209,7 @@ impl Broker {
             tasks.spawn(async move { stop.run_until_cancelled(opening).await });
         }
         let reload = Arc::new(Notify::new());
-        let is_open = move || !is_sealed();
-        tasks.spawn(reloader.follow(reload.clone(), health.clone(), is_open, stop.clone()));
+        tasks.spawn(reloader.follow(reload.clone(), health.clone(), stop.clone()));
         tracing::info!(%address, ?admin_address, ?health_address, ?metrics_address, "serving");
         Ok(Self {
             address,

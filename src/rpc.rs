@@ -154,6 +154,8 @@ struct State {
     unsealed: bool,
     /// Whether the audit log can be written.
     recording: bool,
+    /// Whether the broker's own certificate has not ended.
+    certified: bool,
     stopping: bool,
 }
 
@@ -176,6 +178,7 @@ impl Health {
             state: Arc::new(Mutex::new(State {
                 unsealed: false,
                 recording: true,
+                certified: true,
                 stopping: false,
             })),
         };
@@ -202,6 +205,11 @@ impl Health {
         self.change(|state| state.recording = recording).await;
     }
 
+    /// Says whether the broker's own certificate has not ended.
+    pub async fn set_certified(&self, certified: bool) {
+        self.change(|state| state.certified = certified).await;
+    }
+
     /// Says that the broker stops.
     pub async fn set_stopping(&self) {
         self.change(|state| state.stopping = true).await;
@@ -210,7 +218,8 @@ impl Health {
     async fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.state.lock().await;
         change(&mut state);
-        let ready = state.unsealed && state.recording && !state.stopping;
+        let works = state.unsealed && state.recording && state.certified;
+        let ready = works && !state.stopping;
         self.tell(UNSEALED, state.unsealed).await;
         self.tell(READINESS, ready).await;
         self.tell("", ready).await;

@@ -4,6 +4,7 @@ use std::{
     io::{self, Write},
     path::Path,
     process::ExitCode,
+    slice,
 };
 
 use serde::Serialize;
@@ -98,7 +99,7 @@ fn run(file: &Path, domain: Option<&str>, task: &Task) -> Result<Report, Failure
             message: format!("`{given}` is no trust domain: {error}"),
         })?,
     };
-    let policy = Policy::parse(&text, &domain).map_err(of_file)?;
+    let policy = Policy::parse(&text, slice::from_ref(&domain)).map_err(of_file)?;
     let Task::Test(case) = task else {
         let summary = policy.summary();
         return Ok(Report::Whole {

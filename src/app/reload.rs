@@ -192,13 +192,11 @@ impl Reloader {
         self.policy.clone()
     }
 
-    /// Looks again and again until `stop`, and at once when it is asked to. `is_open` says whether the
-    /// broker is ready apart from its certificate.
+    /// Looks again and again until `stop`, and at once when it is asked to.
     pub(super) async fn follow(
         mut self,
         asked: Arc<Notify>,
         health: Option<Health>,
-        is_open: impl Fn() -> bool,
         stop: CancellationToken,
     ) {
         let mut ticks = interval(POLL_INTERVAL);
@@ -211,7 +209,7 @@ impl Reloader {
                 () = stop.cancelled() => break,
             };
             self.look(asked).await;
-            self.expiry.look(health.as_ref(), &is_open).await;
+            self.expiry.look(health.as_ref()).await;
         }
         if let Some(workload_api) = &self.origin.workload_api {
             workload_api.close().await;

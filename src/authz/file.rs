@@ -106,7 +106,7 @@ pub(super) fn parse(text: &str, trust_domains: &[TrustDomain]) -> Result<Policy,
     }
     let mut limiting = Limiting::new(file.limits);
     for entry in &file.caller_limits {
-        let added = limit(&mut limiting, entry, trust_domain);
+        let added = limit(&mut limiting, entry, trust_domains);
         added.map_err(|(at, reason)| format!("line {}: {reason}", line(at)))?;
     }
     Ok(granting.compiled(limiting))
@@ -115,7 +115,7 @@ pub(super) fn parse(text: &str, trust_domains: &[TrustDomain]) -> Result<Policy,
 fn limit(
     limiting: &mut Limiting,
     entry: &LimitsEntry,
-    trust_domain: &TrustDomain,
+    trust_domains: &[TrustDomain],
 ) -> Result<(), Wrong> {
     let limits = Limits {
         calls_per_second: entry.calls_per_second,
@@ -124,7 +124,7 @@ fn limit(
     };
     for caller in &entry.callers {
         let (at, text) = (caller.span().start, caller.get_ref());
-        let pattern = caller_pattern(text, trust_domain).map_err(|reason| (at, reason))?;
+        let pattern = caller_pattern(text, trust_domains).map_err(|reason| (at, reason))?;
         if !limiting.add(pattern, limits) {
             return Err((at, format!("`{text}` has limits of its own already")));
         }

@@ -250,7 +250,9 @@ async fn a_shredding_is_told_until_the_kek_is_gone() {
     assert!(kek.since.is_some());
     // Once more is once.
     let again = admin.revoke_organization(request.clone()).await;
-    assert_eq!(again.expect("is known").into_inner(), answer);
+    let again = again.expect("is known").into_inner();
+    assert_eq!(again.organization, answer.organization);
+    assert_eq!(again.keks_to_destroy, answer.keks_to_destroy);
     let other = admin::RevokeOrganizationRequest {
         shred: false,
         ..request

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use http_body_util::{BodyExt as _, Full};
 use kodo_broker::{
     audit::Audit,
-    authz::{Caller, Policy},
+    authz::{Caller, LivePolicy, Policy},
     clock::Clock,
     entra::{Error, Grant, Principal, TokenEndpoint, TokenRequest, Urgency, outage::Outage},
     kek::local::FileKey,
@@ -102,9 +102,9 @@ async fn service() -> (TokenServiceServer<TokenService>, Peer) {
         labels.set(&mine, 1, &label("msp=mine"));
     }
     let domain = TrustDomain::new("kodo.test").expect("a domain");
-    let policy = Arc::new(Policy::parse(POLICY, &domain).expect("parses"));
+    let policy = LivePolicy::new(Policy::parse(POLICY, &[domain]).expect("parses"));
     let worker = SpiffeId::new("spiffe://kodo.test/worker").expect("an id");
-    let peer = Peer::new(Ok(Caller::new(worker, policy.clone())));
+    let peer = Peer::new(Ok(Caller::new(worker, &policy.current())));
     let clock = Clock::system();
     let mint = Mint::new(vault, Arc::new(Nobody), clock, || 0.5);
     let limits = Limits {

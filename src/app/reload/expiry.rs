@@ -56,8 +56,8 @@ impl Expiry {
         }
     }
 
-    /// Looks now. `is_open` says whether the broker is ready apart from its certificate.
-    pub(super) async fn look(&mut self, health: Option<&Health>, is_open: impl Fn() -> bool) {
+    /// Looks now.
+    pub(super) async fn look(&mut self, health: Option<&Health>) {
         let Some(validity) = self
             .tls
             .current()
@@ -78,7 +78,7 @@ impl Expiry {
         if let Some(health) = health
             && (ended || had_ended)
         {
-            health.set_ready(!ended && is_open()).await;
+            health.set_certified(!ended).await;
         }
     }
 

@@ -22,8 +22,7 @@ calls_under_way = 2
 callers = ["spiffe://kodo.test/ns/kodo/sa/worker"]
 organizations_per_hour = 7
 "#;
-    let policy = Arc::new(parse(text).expect("parses"));
-    let plain = Arc::new(parse("[limits]\ncalls_under_way = 3\n").expect("parses"));
+    let plain = "[limits]\ncalls_under_way = 3\n";
     for (id, expected) in [
         (WORKER, [Some(100), None, Some(7)]),
         (OPERATOR, [Some(20), Some(2), Some(50)]),
@@ -33,7 +32,8 @@ organizations_per_hour = 7
         ),
         ("spiffe://kodo.test/ns/kod", [Some(10), None, Some(50)]),
     ] {
-        let caller = Caller::new(caller(id), policy.clone());
+        let policy = LivePolicy::new(parse(text).expect("parses"));
+        let caller = Caller::new(caller(id), &policy.current());
         let number = |limit: Option<std::num::NonZeroU32>| limit.map(std::num::NonZeroU32::get);
         let numbers = |limits: Limits| {
             [
@@ -44,7 +44,8 @@ organizations_per_hour = 7
         };
         assert_eq!(numbers(policy.limits_of(&caller)), expected, "{id}");
         // After the policy was exchanged, too.
-        assert_eq!(numbers(plain.limits_of(&caller)), [None, Some(3), None]);
+        policy.replace(parse(plain).expect("parses"));
+        assert_eq!(numbers(policy.limits_of(&caller)), [None, Some(3), None]);
     }
     for (text, line, says) in [
         ("[limits]\ncalls_per_second = 0\n", 2, "nonzero"),

@@ -118,7 +118,10 @@ fn all_callers_of_a_connection_wait_for_the_same_record() {
     assert_eq!(another.of(&naming("one")).recorded(), Place::default());
     // And tokens leave by the same way.
     assert!(Arc::ptr_eq(one.route(), nobody.route()));
-    assert!(!Arc::ptr_eq(one.route(), another.of(&naming("one")).route()));
+    assert!(!Arc::ptr_eq(
+        one.route(),
+        another.of(&naming("one")).route()
+    ));
     assert!(callers.one().is_none(), "there are many");
 }
 

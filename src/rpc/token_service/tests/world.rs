@@ -23,7 +23,7 @@ use tonic::Request;
 use super::history::{Event, History};
 use crate::{
     audit::Audit,
-    authz::{Caller, Policy},
+    authz::{Caller, LivePolicy, Policy},
     clock::Clock,
     credential::Credential,
     entra::{self, Grant, Principal, TokenEndpoint, TokenRequest, Urgency, outage::Outage},
@@ -251,7 +251,7 @@ impl World {
         let records = Arc::new(Records::new(Audit::off(), clock));
         let trust_domain = TrustDomain::new("kodo.test").expect("a trust domain");
         let service = TokenService {
-            policy: Arc::new(Policy::parse(POLICY, &trust_domain).expect("a policy")),
+            policy: LivePolicy::new(Policy::parse(POLICY, &[trust_domain]).expect("a policy")),
             labels: vault.labels().clone(),
             tokens: tokens.clone(),
             deliveries: deliveries.clone(),
@@ -301,7 +301,7 @@ impl World {
 
     fn connect(&self, number: usize) -> Connection {
         let caller = SpiffeId::new(format!("spiffe://kodo.test/worker/{number}"));
-        let caller = Caller::new(caller.expect("an id"), self.service.policy.clone());
+        let caller = Caller::new(caller.expect("an id"), &self.service.policy.current());
         let peer = Peer::new(Ok(caller));
         Connection {
             _open: self.service.deliveries.open(peer.route().clone()),
