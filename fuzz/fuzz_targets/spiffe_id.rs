@@ -31,7 +31,9 @@ fuzz_target!(|bytes: &[u8]| {
 
 /// The rules of the standard, on their own.
 fn is_of_workload(id: &str) {
-    let path = id.strip_prefix("spiffe://kodo.test/").expect("of the trust domain");
+    let path = id
+        .strip_prefix("spiffe://kodo.test/")
+        .expect("of the trust domain");
     assert!(id.len() <= 2048);
     for segment in path.split('/') {
         assert!(!["", ".", ".."].contains(&segment), "{id}");
