@@ -336,8 +336,10 @@ fn follow_audit(
     metrics.gauge("audit_line", AUDIT_LINE, move || {
         usize::try_from(last_line()).unwrap_or(usize::MAX)
     });
-    let damaged = audit.is_damaged();
-    metrics.gauge("audit_damaged", AUDIT_DAMAGED, move || damaged.into());
+    let told = audit.clone();
+    metrics.gauge("audit_damaged", AUDIT_DAMAGED, move || {
+        told.is_damaged().into()
+    });
     let (anchored, ending) = (audit.clone(), end.clone());
     tasks.spawn(async move { ending.run_until_cancelled(anchored.follow()).await });
     let failing = works.clone();

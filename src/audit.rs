@@ -25,7 +25,7 @@
 use std::{
     fmt,
     future::poll_fn,
-    io,
+    io::{self, ErrorKind},
     path::PathBuf,
     sync::{
         Arc,
@@ -58,10 +58,8 @@ pub use segment::numbered;
 use self::{
     group::Group,
     key::{Keys, LineKey},
-    line::{Chain, LINE_END},
-    segment::Opened,
     verify::Trust,
-    writer::Writer,
+    writer::Begins,
 };
 use crate::{clock::Clock, config::AuditConfig};
 
@@ -91,9 +89,6 @@ struct Log {
     group: Arc<Group>,
     /// The number of the next call that begins on record.
     calls: AtomicU64,
-    /// The id of the log.
-    log: String,
-    damaged: bool,
     /// Where its anchor is kept, and what signs it.
     anchored: Option<(PathBuf, Arc<LineKey>)>,
 }
@@ -110,9 +105,10 @@ impl Audit {
     /// log begins anew each time. What was there before is verified.
     ///
     /// # Errors
-    /// Those of the file system, with the file's name; a file that others can access, or that another
-    /// process writes to; a key that is missing. A log that is damaged is no error: a further file goes
-    /// on behind it and says so ([`Self::is_damaged`]).
+    /// Those of the file system, with the file's name; a file that others can access; a key that is
+    /// missing. A log that another process writes to is no error: until that ends, nothing can be recorded
+    /// here. Nor is one that is damaged: a further file goes on behind it and says so
+    /// ([`Self::is_damaged`]).
     pub fn open(config: &AuditConfig, clock: Clock) -> io::Result<Self> {
         let Some(file) = &config.file else {
             return Ok(Self::off());
@@ -120,58 +116,47 @@ impl Audit {
         let is_regular = segment::is_regular(file);
         let keys = keys(config, is_regular)?;
         let key = keys.present().clone();
-        let trust = Trust::Keys(keys);
         let anchor_file = config.anchor_file().filter(|_| is_regular);
-        let anchor = anchor_file
-            .as_deref()
-            .map(|file| Anchor::read(file, &trust));
-        let anchor = anchor.transpose()?.flatten();
-        let opened = segment::open(file, config, &trust, anchor.as_ref()).map_err(|error| {
-            io::Error::new(
-                error.kind(),
-                format!("audit file {}: {error}", file.display()),
-            )
-        })?;
-        if let Some(damage) = &opened.recovered.damage {
-            tracing::error!(
-                damage,
-                "THE AUDIT LOG IS DAMAGED: a further file goes on behind it; keep what is there, and look at it with `kodo-broker audit verify`"
-            );
-        }
-        let anchored = anchor_file.map(|file| (file, key.clone()));
-        Self::to(opened, key, anchored, clock, STALL_MAX)
+        let anchored = anchor_file.clone().map(|file| (file, key.clone()));
+        let (file, config) = (file.clone(), config.clone());
+        let trust = Trust::Keys(keys);
+        let open = move || {
+            let anchor = anchor_file
+                .as_deref()
+                .map(|file| Anchor::read(file, &trust));
+            let anchor = anchor.transpose()?.flatten();
+            segment::open(&file, &config, &trust, anchor.as_ref()).map_err(|error| {
+                let text = format!("audit file {}: {error}", file.display());
+                io::Error::new(error.kind(), text)
+            })
+        };
+        let begins = match open() {
+            Ok(opened) => Begins::Now(opened),
+            // The broker that this one is to replace.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Begins::Later(Box::new(open)),
+            Err(error) => return Err(error),
+        };
+        Self::to(begins, key, anchored, clock, STALL_MAX)
     }
 
     fn to(
-        opened: Opened,
+        begins: Begins,
         key: Arc<LineKey>,
         anchored: Option<(PathBuf, Arc<LineKey>)>,
         clock: Clock,
         stall_max: Duration,
     ) -> io::Result<Self> {
-        let Opened { medium, recovered } = opened;
         let group = Arc::new(Group::new());
-        let chain = Chain::new(key, recovered.log.clone(), recovered.head);
-        let mut opening = chain.introduction();
-        opening.version = Some(env!("CARGO_PKG_VERSION").to_owned());
-        recovered.tell(&mut opening);
-        let before: &[u8] = if recovered.needs_line_end {
-            LINE_END
-        } else {
-            b""
-        };
-        let writer = Writer::new(group.clone(), medium, chain, clock, before, &opening);
-        let watching = group.clone();
+        let (writing, watching) = (group.clone(), group.clone());
         let start = |name: &str, run: Box<dyn FnOnce() + Send>| {
             thread::Builder::new().name(name.to_owned()).spawn(run)
         };
-        start("audit", Box::new(move || writer.run()))?;
+        let write = move || writer::write(&writing, begins, key, clock);
+        start("audit", Box::new(write))?;
         start("audit-watch", Box::new(move || watching.watch(stall_max)))?;
         Ok(Self(Some(Arc::new(Log {
             group,
             calls: AtomicU64::new(1),
-            log: recovered.log,
-            damaged: recovered.damage.is_some(),
             anchored,
         }))))
     }
@@ -242,7 +227,8 @@ impl Audit {
     /// Whether something was wrong with what was there when the log was opened.
     #[must_use]
     pub fn is_damaged(&self) -> bool {
-        self.0.as_ref().is_some_and(|log| log.damaged)
+        let facts = self.0.as_ref().and_then(|log| log.group.facts.get());
+        facts.is_some_and(|facts| facts.damaged)
     }
 
     /// The number of the last line that is durable. `None` if there is nothing to write.
@@ -298,11 +284,14 @@ impl Log {
     /// Writes the anchor anew.
     async fn anchor(self: Arc<Self>) -> io::Result<()> {
         let written = spawn_blocking(move || {
-            let Some((file, key)) = &self.anchored else {
+            let (Some((file, key)), Some(facts)) = (&self.anchored, self.group.facts.get()) else {
                 return Ok(());
             };
             let head = *self.group.head.borrow();
-            let log = self.log.clone();
+            if head.seq == 0 {
+                return Ok(());
+            }
+            let log = facts.log.clone();
             Anchor { log, head }.write(file, key)
         });
         let written = written

@@ -3,7 +3,7 @@
 use std::{
     fmt, mem,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
@@ -39,6 +39,17 @@ pub(super) struct Group {
     pub(super) finished: watch::Sender<bool>,
     /// The last line that is durable.
     pub(super) head: watch::Sender<Head>,
+    /// Known once the log is open.
+    pub(super) facts: OnceLock<Facts>,
+}
+
+/// What is known of a log that is open.
+#[derive(Debug)]
+pub(super) struct Facts {
+    /// Its id.
+    pub(super) log: String,
+    /// Whether something was wrong with it.
+    pub(super) damaged: bool,
 }
 
 #[derive(Default)]
@@ -85,6 +96,7 @@ impl Group {
             works: watch::Sender::new(true),
             finished: watch::Sender::new(false),
             head: watch::Sender::new(Head::default()),
+            facts: OnceLock::new(),
         }
     }
 

@@ -140,3 +140,6 @@ fn look(path: &Path, trust: &Trust, anchor: Option<&Anchor>) -> io::Result<Recov
     recovered.torn = Some((suspect.bytes.len() as u64, digest));
     Ok(recovered)
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,6 @@ use std::{
     io::{self, ErrorKind, Write as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    thread,
     time::Duration,
 };
 
@@ -27,10 +26,6 @@ use crate::{
 
 /// Permission bits that would let somebody else read or change the file.
 const FORBIDDEN_MODE: u32 = 0o077;
-/// A broker that has just stopped may still hold its file.
-const LOCK_TRIES: u32 = 20;
-const LOCK_PAUSE: Duration = Duration::from_millis(100);
-
 /// Keeps lines.
 pub(super) trait Medium: Send {
     /// Puts lines after those that are durable, and makes them so. After an error the same lines are
@@ -190,19 +185,14 @@ fn renamed(path: &Path, what: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// One process writes.
+/// One process writes at a time.
 fn lock(file: &File) -> io::Result<()> {
-    for _ in 0..LOCK_TRIES {
-        match file.try_lock() {
-            Ok(()) => return Ok(()),
-            Err(TryLockError::WouldBlock) => thread::sleep(LOCK_PAUSE),
-            Err(TryLockError::Error(error)) => return Err(error),
+    file.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => {
+            io::Error::new(ErrorKind::WouldBlock, "another process writes to it")
         }
-    }
-    Err(io::Error::new(
-        ErrorKind::WouldBlock,
-        "another process writes to it",
-    ))
+        TryLockError::Error(error) => error,
+    })
 }
 
 impl Segment {
@@ -224,7 +214,7 @@ impl Segment {
             .create(true)
             .mode(0o600)
             .open(&self.path)?;
-        file.try_lock()?;
+        lock(&file)?;
         if file.metadata()?.len() > 0 {
             return Err(io::Error::other("another process writes to it"));
         }

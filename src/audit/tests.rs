@@ -11,6 +11,7 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{segment::Medium, *};
+use crate::config::Durability;
 
 /// A disk that takes so many bytes, and what it has.
 #[derive(Clone, Default)]
@@ -78,12 +79,12 @@ impl Audit {
 
 /// A log that begins on a medium.
 fn open_on(medium: impl Medium + 'static, stall_max: Duration) -> Audit {
-    let opened = Opened {
+    let opened = segment::Opened {
         medium: Box::new(medium),
         recovered: recover::Recovered::new(),
     };
     let key = Keys::for_once().expect("random bytes").present().clone();
-    let audit = Audit::to(opened, key, None, Clock::system(), stall_max);
+    let audit = Audit::to(Begins::Now(opened), key, None, Clock::system(), stall_max);
     audit.expect("there are threads")
 }
 
@@ -365,7 +366,7 @@ async fn a_file_is_appended_to_and_closed_to_others() {
 }
 
 #[test]
-fn a_key_that_is_named_must_be_there_and_one_process_writes() {
+fn a_key_that_is_named_must_be_there_and_one_process_writes_at_a_time() {
     let folder = tempfile::tempdir().expect("a folder");
     let config = AuditConfig {
         key_file: Some(folder.path().join("key")),
@@ -376,9 +377,75 @@ fn a_key_that_is_named_must_be_there_and_one_process_writes() {
     assert!(refused.contains("key"), "{refused}");
     Keys::make(&folder.path().join("key")).expect("makes one");
     Keys::make(&folder.path().join("key")).expect_err("it is there");
-    let _audit = open().expect("opens");
-    let refused = open().expect_err("it is open").to_string();
-    assert!(refused.contains("another process"), "{refused}");
+    let first = open().expect("opens");
+    first.record(&record("first")).expect("is recorded");
+    // The one that replaces it waits for its end.
+    let second = open().expect("opens");
+    while second.check().is_ok() {
+        thread::yield_now();
+    }
+    assert_eq!(second.record(&record("early")), Err(Unavailable));
+    drop(first);
+    while second.check().is_err() {
+        thread::yield_now();
+    }
+    second.record(&record("second")).expect("is recorded");
+    second.settle();
+    let text = fs::read_to_string(folder.path().join("audit.jsonl")).expect("text");
+    let places = ["\"first\"", "\"close\"", "\"second\""].map(|word| text.find(word));
+    assert!(places.is_sorted() && places[0].is_some(), "{text}");
+    assert!(!text.contains("early"));
+}
+
+#[tokio::test]
+async fn a_full_file_is_put_aside_and_the_log_goes_on_over_files_and_starts() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("audit.jsonl");
+    let config = AuditConfig {
+        durability: Durability::Os,
+        segment_mib_max: std::num::NonZeroU32::MIN,
+        ..at(&file)
+    };
+    for _ in 0..2 {
+        let audit = Audit::open(&config, Clock::system()).expect("opens");
+        for number in 0..3000 {
+            let place = audit.record(&record("contoso")).expect("is recorded");
+            if number % 500 == 0 {
+                audit.durable(place).await.expect("is written");
+            }
+        }
+        audit.close().await;
+    }
+    let mut files = numbered(&file).expect("a folder");
+    assert!(files.len() >= 2, "{files:?}");
+    files.push(file.clone());
+    let keys = Keys::read(&folder.path().join("audit.key")).expect("reads");
+    let trust = Trust::Keys(keys);
+    let anchor = Anchor::read(&folder.path().join("audit.anchor"), &trust);
+    let anchor = anchor.expect("reads").expect("is there");
+    let report = verify::files(&files, &trust, Some(&anchor));
+    let report = report.expect("reads").expect("it is whole");
+    assert!(report.last.seq > 6000 && report.closed);
+    assert_eq!(report.last, anchor.head);
+    assert!(report.signatures >= 6, "each 1000 lines: {report:?}");
+    // The broker that had put its file aside was killed.
+    fs::rename(&file, folder.path().join("away")).expect("renames");
+    let last = files.len() - 2;
+    let report = verify::files(&files[..=last], &trust, None)
+        .expect("reads")
+        .expect("whole");
+    let anchored = Anchor {
+        head: report.last,
+        ..anchor
+    };
+    let key = Keys::read(&folder.path().join("audit.key")).expect("reads");
+    let anchor_file = folder.path().join("audit.anchor");
+    anchored.write(&anchor_file, key.present()).expect("writes");
+    let audit = Audit::open(&config, Clock::system()).expect("opens");
+    assert!(!audit.is_damaged());
+    audit.close().await;
+    let report = verify::files(&files, &trust, None);
+    report.expect("reads").expect("it is whole");
 }
 
 #[test]

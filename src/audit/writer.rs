@@ -1,14 +1,15 @@
 //! The one thread that writes.
 
-use std::{mem, sync::Arc, time::Duration};
+use std::{io, mem, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{
     RETRY,
-    group::Group,
-    line::{CHECKPOINT_LINES, Chain, Mark},
-    segment::Medium,
+    group::{Facts, Group},
+    key::LineKey,
+    line::{CHECKPOINT_LINES, Chain, LINE_END, Mark},
+    segment::{Medium, Opened},
 };
 use crate::clock::Clock;
 
@@ -18,7 +19,7 @@ const TICK: Duration = Duration::from_secs(1);
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Makes lines durable, group by group.
-pub(super) struct Writer {
+struct Writer {
     group: Arc<Group>,
     medium: Box<dyn Medium>,
     chain: Chain,
@@ -29,34 +30,91 @@ pub(super) struct Writer {
     unsigned_since: Option<Instant>,
 }
 
+/// When a log can be written.
+pub(super) enum Begins {
+    Now(Opened),
+    /// Once this succeeds.
+    Later(Box<dyn FnMut() -> io::Result<Opened> + Send>),
+}
+
+/// Opens a log, and writes it until it ends.
+pub(super) fn write(group: &Arc<Group>, begins: Begins, key: Arc<LineKey>, clock: Clock) {
+    // Also where nothing is ever opened.
+    let ended = Ended(group.clone());
+    let opened = match begins {
+        Begins::Now(opened) => Some(opened),
+        Begins::Later(open) => wait_for(group, open),
+    };
+    if let Some(opened) = opened {
+        Writer::new(group.clone(), opened, key, clock).run();
+    }
+    drop(ended);
+}
+
+/// Tries until it succeeds, or the log ends.
+fn wait_for(group: &Group, mut open: impl FnMut() -> io::Result<Opened>) -> Option<Opened> {
+    loop {
+        match open() {
+            Ok(opened) => return Some(opened),
+            Err(error) => group.fail(&error),
+        }
+        if !group.pause(RETRY) {
+            return None;
+        }
+    }
+}
+
+/// Tells that nothing more is written, also where that comes of a panic: then nothing is handed out any
+/// more.
+struct Ended(Arc<Group>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.finish();
+    }
+}
+
 impl Writer {
-    /// `before` is what has to stand before the first line, which says what `opening` says.
-    pub(super) fn new(
-        group: Arc<Group>,
-        medium: Box<dyn Medium>,
-        chain: Chain,
-        clock: Clock,
-        before: &[u8],
-        opening: &Mark,
-    ) -> Self {
+    fn new(group: Arc<Group>, opened: Opened, key: Arc<LineKey>, clock: Clock) -> Self {
+        let Opened { medium, recovered } = opened;
+        if let Some(damage) = &recovered.damage {
+            tracing::error!(
+                damage,
+                "THE AUDIT LOG IS DAMAGED: a further file goes on behind it; keep what is there, and look at it with `kodo-broker audit verify`"
+            );
+        }
+        let chain = Chain::new(key, recovered.log.clone(), recovered.head);
+        let mut opening = chain.introduction();
+        opening.version = Some(env!("CARGO_PKG_VERSION").to_owned());
+        recovered.tell(&mut opening);
+        let facts = Facts {
+            log: recovered.log,
+            damaged: recovered.damage.is_some(),
+        };
+        // Nobody else opens it.
+        let _ = group.facts.set(facts);
         let mut writer = Self {
             group,
             medium,
             chain,
             clock,
-            lines: before.to_vec(),
+            lines: Vec::new(),
             unsigned_since: None,
         };
-        writer.mark("open", opening);
+        if recovered.needs_line_end {
+            writer.lines.extend_from_slice(LINE_END);
+        }
+        writer.mark("open", &opening);
         writer
     }
 
     /// Writes until the log ends.
-    pub(super) fn run(mut self) {
+    fn run(mut self) {
         let mut spare = Vec::new();
         if !self.commit() {
             return;
         }
+        self.group.recover();
         loop {
             let taken = self.group.take(mem::take(&mut spare), TICK);
             self.add(&taken.lines);
@@ -137,12 +195,5 @@ impl Writer {
         }
         self.group.head.send_replace(self.chain.head);
         true
-    }
-}
-
-impl Drop for Writer {
-    /// Also where it has panicked: then nothing is handed out any more.
-    fn drop(&mut self) {
-        self.group.finish();
     }
 }

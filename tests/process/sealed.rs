@@ -236,7 +236,11 @@ async fn a_broker_waits_for_the_one_that_it_replaces() {
         (name, content)
     });
     let second = site.serve_sealed().await;
-    assert_sealed(&site, &second, "another process has its store open").await;
+    // Nor can it write to the same audit log, so that it cannot even refuse on record.
+    let unhealthy = healthcheck(&second).expect_code(1);
+    assert!(unhealthy.error().contains("is sealed"), "{unhealthy:?}");
+    let refused = once(&site, "worker", &TOKEN).expect_code(75);
+    assert!(refused.err.contains("AUDIT_UNAVAILABLE"), "{refused:?}");
     let of_second = fs::read(site.path("worker.toml")).expect("reads");
     // The first one does not mind.
     for (name, content) in &connections {
