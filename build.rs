@@ -7,6 +7,7 @@ use prost::Message as _;
 const PROTOS: &[&str] = &[
     "proto/kodo/broker/v1/error_reason.proto",
     "proto/kodo/broker/v1/token_service.proto",
+    "proto/kodo/broker/admin/v1/job_grant_service.proto",
     "proto/kodo/broker/admin/v1/organization_service.proto",
     "proto/kodo/broker/admin/v1/store_service.proto",
 ];

@@ -67,6 +67,7 @@ fn main() -> ExitCode {
                         labels: asked.labels,
                         resource: asked.resource,
                         purpose: asked.purpose,
+                        job_runs: asked.job_runs,
                     }),
                 ),
             };

@@ -15,6 +15,7 @@ use crate::{
     pb::{
         self,
         admin::v1::{
+            job_grant_service_server::{self, JobGrantServiceServer},
             organization_service_server::{self, OrganizationServiceServer},
             store_service_server::{self, StoreServiceServer},
         },
@@ -33,6 +34,7 @@ mod fields;
 mod gather;
 mod get_token;
 mod idle;
+pub mod job_grant_service;
 pub mod listener;
 pub mod metrics_endpoint;
 mod organization_message;
@@ -49,6 +51,7 @@ mod unary;
 mod usage;
 mod watch;
 
+use job_grant_service::JobGrantService;
 use listener::Peer;
 use organization_service::OrganizationService;
 use store_service::StoreService;
@@ -81,6 +84,8 @@ pub struct Services {
     pub organizations: OrganizationService,
     /// What operators call for the store as a whole.
     pub store: StoreService,
+    /// What schedulers call.
+    pub jobs: JobGrantService,
 }
 
 /// Everything, by path, and gRPC reflection if it is wanted.
@@ -88,6 +93,7 @@ fn routes(
     tokens: Arc<impl token_service_server::TokenService>,
     organizations: impl organization_service_server::OrganizationService,
     store: impl store_service_server::StoreService,
+    jobs: impl job_grant_service_server::JobGrantService,
     reflection: bool,
 ) -> Routes {
     let tokens =
@@ -95,9 +101,11 @@ fn routes(
     let organizations = OrganizationServiceServer::new(organizations)
         .max_decoding_message_size(ADMIN_REQUEST_BYTES_MAX);
     let store = StoreServiceServer::new(store).max_decoding_message_size(ADMIN_REQUEST_BYTES_MAX);
+    let jobs = JobGrantServiceServer::new(jobs).max_decoding_message_size(TOKEN_REQUEST_BYTES_MAX);
     let routes = Routes::new(tokens)
         .add_service(organizations)
-        .add_service(store);
+        .add_service(store)
+        .add_service(jobs);
     if !reflection {
         return routes.prepare();
     }

@@ -12,6 +12,7 @@ use kodo_broker::{
     clock::Clock,
     credential::Credential,
     entra::{Error, Grant, Principal, TokenEndpoint, TokenRequest, Urgency, outage::Outage},
+    jobs::Jobs,
     kek::local::FileKey,
     metrics::Metrics,
     organization::{ClientId, Cloud, OrganizationId, SharePointHost, TenantId, TenantName},
@@ -153,7 +154,9 @@ async fn service(policy: Arc<Policy>) -> Result<TokenServiceServer<TokenService>
         vault.register(organization, credential, mark).await?;
     }
     let labels = vault.labels().clone();
-    let mint = Mint::new(Arc::new(vault), Arc::new(Entra), clock, || 0.5);
+    let vault = Arc::new(vault);
+    let jobs = Arc::new(Jobs::open(vault.clone(), clock).await?);
+    let mint = Mint::new(vault, Arc::new(Entra), clock, || 0.5);
     let limits = Limits {
         slots_max: usize::MAX,
         propagation: Duration::ZERO,
@@ -163,6 +166,7 @@ async fn service(policy: Arc<Policy>) -> Result<TokenServiceServer<TokenService>
     Ok(TokenServiceServer::new(TokenService {
         policy,
         labels,
+        jobs,
         tokens,
         clock,
         // What a record costs is a matter of the disk, too, and of digests, of which valgrind counts

@@ -160,6 +160,7 @@ fn record(config: &Config, reason: &str) -> Result<(), Error> {
             organization: "",
             resource: None,
             sharepoint_host: None,
+            job_id: None,
             outcome: Outcome::Done,
             reason: Some(reason),
             again: None,

@@ -26,6 +26,9 @@ pub struct Record<'a> {
     /// The SharePoint host that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sharepoint_host: Option<&'a str>,
+    /// The job that it was for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job_id: Option<&'a str>,
     /// What came of it.
     pub outcome: Outcome,
     /// Why it was done, in the words of whoever did it.

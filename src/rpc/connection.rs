@@ -92,7 +92,13 @@ impl Door {
             .max_local_error_reset_streams(LOCAL_RESETS_MAX);
         Self(Arc::new(Inner {
             open: OnceLock::new(),
-            sealed: routes(Arc::new(seal.clone()), seal.clone(), seal, reflection),
+            sealed: routes(
+                Arc::new(seal.clone()),
+                seal.clone(),
+                seal.clone(),
+                seal,
+                reflection,
+            ),
             settled: CancellationToken::new(),
             reflection,
             audit,
@@ -110,6 +116,7 @@ impl Door {
             tokens.clone(),
             services.organizations,
             services.store,
+            services.jobs,
             self.0.reflection,
         );
         let _ = self.0.open.set(Open { tokens, routes });

@@ -27,9 +27,10 @@ use crate::{
     organization::{Organization, OrganizationId, TenantName, label::Labels},
     pb::{
         admin::v1::{
-            Credential, GetOrganizationRequest, GetOrganizationResponse, KekToDestroy,
-            ListOrganizationsRequest, ListOrganizationsResponse, RegisterOrganizationRequest,
-            RegisterOrganizationResponse, RevokeOrganizationRequest, RevokeOrganizationResponse,
+            CreateJobGrantRequest, Credential, GetOrganizationRequest, GetOrganizationResponse,
+            KekToDestroy, ListJobGrantsRequest, ListOrganizationsRequest,
+            ListOrganizationsResponse, RegisterOrganizationRequest, RegisterOrganizationResponse,
+            RevokeJobGrantRequest, RevokeOrganizationRequest, RevokeOrganizationResponse,
             RotateCredentialRequest, RotateCredentialResponse, UpdateOrganizationRequest,
             UpdateOrganizationResponse, organization_service_server,
         },
@@ -194,6 +195,7 @@ impl OrganizationService {
             organization: organization.as_ref().map_or("", OrganizationId::as_str),
             resource: None,
             sharepoint_host: None,
+            job_id: None,
             outcome: refused.map_or(Outcome::Done, |status| {
                 Outcome::Refused(status::reason(status))
             }),
@@ -498,7 +500,8 @@ macro_rules! names {
     };
 }
 names! {
-    itself: RegisterOrganizationRequest, GetOrganizationRequest, UpdateOrganizationRequest,
+    itself: CreateJobGrantRequest, ListJobGrantsRequest, RevokeJobGrantRequest,
+        RegisterOrganizationRequest, GetOrganizationRequest, UpdateOrganizationRequest,
         RotateCredentialRequest, RevokeOrganizationRequest;
     answer: RegisterOrganizationResponse, GetOrganizationResponse, UpdateOrganizationResponse,
         RotateCredentialResponse, RevokeOrganizationResponse

@@ -25,12 +25,15 @@ use crate::{
     organization::OrganizationId,
     pb::{
         admin::v1::{
-            BackUpStoreRequest, GetOrganizationRequest, GetOrganizationResponse,
-            GetStoreStatusRequest, GetStoreStatusResponse, ListOrganizationsRequest,
-            ListOrganizationsResponse, RegisterOrganizationRequest, RegisterOrganizationResponse,
+            BackUpStoreRequest, CreateJobGrantRequest, CreateJobGrantResponse,
+            GetOrganizationRequest, GetOrganizationResponse, GetStoreStatusRequest,
+            GetStoreStatusResponse, ListJobGrantsRequest, ListJobGrantsResponse,
+            ListOrganizationsRequest, ListOrganizationsResponse, RegisterOrganizationRequest,
+            RegisterOrganizationResponse, RevokeJobGrantRequest, RevokeJobGrantResponse,
             RevokeOrganizationRequest, RevokeOrganizationResponse, RewrapKeysRequest,
             RotateCredentialRequest, RotateCredentialResponse, UpdateOrganizationRequest,
-            UpdateOrganizationResponse, organization_service_server, store_service_server,
+            UpdateOrganizationResponse, job_grant_service_server, organization_service_server,
+            store_service_server,
         },
         v1::{
             GetTokenRequest, GetTokenResponse, ReportTokenRequest, ReportTokenResponse,
@@ -123,7 +126,7 @@ fn organization_of(request: &impl Names) -> Asked {
     Asked {
         // What can be no id may be anything, of any length.
         organization: OrganizationId::parse(request.organization_id()).ok(),
-        resource: None,
+        ..Asked::default()
     }
 }
 
@@ -210,6 +213,30 @@ impl organization_service_server::OrganizationService for Seal {
         request: Request<RevokeOrganizationRequest>,
     ) -> Result<Response<RevokeOrganizationResponse>, Status> {
         self.refuse("RevokeOrganization", &request, organization_of)
+    }
+}
+
+#[async_trait]
+impl job_grant_service_server::JobGrantService for Seal {
+    async fn create_job_grant(
+        &self,
+        request: Request<CreateJobGrantRequest>,
+    ) -> Result<Response<CreateJobGrantResponse>, Status> {
+        self.refuse("CreateJobGrant", &request, organization_of)
+    }
+
+    async fn list_job_grants(
+        &self,
+        request: Request<ListJobGrantsRequest>,
+    ) -> Result<Response<ListJobGrantsResponse>, Status> {
+        self.refuse("ListJobGrants", &request, organization_of)
+    }
+
+    async fn revoke_job_grant(
+        &self,
+        request: Request<RevokeJobGrantRequest>,
+    ) -> Result<Response<RevokeJobGrantResponse>, Status> {
+        self.refuse("RevokeJobGrant", &request, organization_of)
     }
 }
 

@@ -112,6 +112,7 @@ impl From<WatchTokenRequest> for GetTokenRequest {
             sharepoint_host: request.sharepoint_host,
             min_remaining: request.min_remaining,
             purpose: request.purpose,
+            job_id: request.job_id,
         }
     }
 }
@@ -140,8 +141,12 @@ impl Following {
         let token = token.ok_or_else(status::shutting_down)??;
         // Asked again for each token: the policy may have changed since the stream began.
         let (caller, wanted) = (self.peer.caller()?, &self.wanted);
-        self.service
-            .allow(caller, &wanted.key, Some(wanted.purpose))?;
+        self.service.allow(
+            caller,
+            &wanted.key,
+            Some(wanted.purpose),
+            wanted.job_id.as_ref(),
+        )?;
         Ok(token)
     }
 }

@@ -10,6 +10,7 @@ mod connections;
 mod errors;
 mod faults;
 mod identity;
+mod jobs;
 mod labels;
 mod limits;
 mod main_job;

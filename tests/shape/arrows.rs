@@ -9,7 +9,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("anchor", "vault"),
     (
         "app",
-        "anchor audit authz clock config entra kek lockdown metrics organization registration rpc store telemetry tls token vault",
+        "anchor audit authz clock config entra jobs kek lockdown metrics organization registration rpc store telemetry tls token vault",
     ),
     ("audit", "hex"),
     ("authz", "config organization"),
@@ -25,6 +25,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("entra", "clock config credential organization secret"),
     ("healthcheck", ""),
     ("hex", ""),
+    ("jobs", "clock organization vault"),
     ("kek", "config hex private_file sealed secret"),
     ("lockdown", ""),
     ("main", "app cli dev healthcheck lockdown"),
@@ -39,7 +40,7 @@ const ARROWS: &[(&str, &str)] = &[
     ),
     (
         "rpc",
-        "audit authz clock config credential entra hex malformed metrics organization pb registration secret token vault",
+        "audit authz clock config credential entra hex jobs malformed metrics organization pb registration secret token vault",
     ),
     ("sealed", "secret"),
     ("secret", ""),
