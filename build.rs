@@ -9,6 +9,7 @@ const PROTOS: &[&str] = &[
     "proto/kodo/broker/v1/identity_service.proto",
     "proto/kodo/broker/v1/token_service.proto",
     "proto/kodo/broker/admin/v1/audit_service.proto",
+    "proto/kodo/broker/admin/v1/job_grant_service.proto",
     "proto/kodo/broker/admin/v1/organization_service.proto",
     "proto/kodo/broker/admin/v1/store_service.proto",
 ];

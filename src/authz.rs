@@ -61,6 +61,8 @@ pub enum Action {
     /// Resume organizations: an action of its own, so that whoever may stop one, as an alarm may, need
     /// not be able to have it go on.
     Resume,
+    /// Tell which jobs run.
+    ManageJobs,
     /// Back the store up and re-wrap its keys.
     ManageStore,
     /// Ask the audit log who has which tokens.
@@ -88,6 +90,11 @@ pub enum Denied {
     /// A grant names all but the purpose.
     #[error("the policy does not grant this purpose to the caller")]
     Purpose,
+    /// A grant names all, for as long as a job runs.
+    #[error(
+        "the policy grants this only for a job that runs, and no job grant covers this caller, organization, resource, purpose and job"
+    )]
+    Job,
 }
 
 /// All grants, by caller.
@@ -299,6 +306,15 @@ impl Caller {
     #[must_use]
     pub fn digest(&self) -> &[u8; 16] {
         &self.digest
+    }
+
+    /// As [`Self::digest`], of the caller in one of its roles.
+    #[must_use]
+    pub fn digest_for(&self, role: &str) -> [u8; 16] {
+        // No SPIFFE ID has a blank.
+        let text = [self.name.as_str(), " ", role].concat();
+        let digest = digest(&SHA256, text.as_bytes());
+        *digest.as_ref().first_chunk().expect("SHA-256 has 32 bytes")
     }
 
     /// The SPIFFE ID as text.

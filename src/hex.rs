@@ -32,12 +32,12 @@ pub fn digits<'a>(bytes: &[u8], text: &'a mut [u8; 64]) -> &'a str {
     std::str::from_utf8(&text[..written]).expect("hex digits are ASCII")
 }
 
-/// The 32 bytes of 64 hex digits, `None` for any other text.
+/// So many bytes of twice as many hex digits, `None` for any other text.
 #[must_use]
-pub fn parse(text: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
+pub fn parse<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
     let digits = text.as_bytes();
-    if digits.len() != 64 {
+    if digits.len() != 2 * N {
         return None;
     }
     for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
@@ -67,7 +67,7 @@ mod tests {
         assert_eq!(parse(&text), Some(bytes));
         assert_eq!(parse(&text.to_uppercase()), Some(bytes));
         for bad in [&text[1..], &text.replace('9', "g"), &format!("{text}0"), ""] {
-            assert_eq!(parse(bad), None, "{bad}");
+            assert_eq!(parse::<32>(bad), None, "{bad}");
         }
     }
 }

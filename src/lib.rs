@@ -32,6 +32,7 @@
 //! | [`rpc`] | the gRPC edge: threads, connections, identity, fields, errors as statuses |
 //! | [`audit`], [`metrics`] | who was given what, on record; figures without names |
 //! | [`authz`] | who may do what |
+//! | [`jobs`] | which jobs run, for policies that ask for one |
 //! | [`registration`] | register, rotate, revoke: prove first, store then, forget last |
 //! | [`token`] | tokens: their slots and flights, renewal, memory of failure, reports, followers |
 //! | [`entra`] | Microsoft's side: pacing, endpoints, wire format, refusals explained (seam: [`entra::TokenEndpoint`]) |
@@ -49,7 +50,7 @@
 //! # Invariants
 //!
 //! `tests/shape/` reads the sources and keeps these true:
-//! 1. Arrows run one way: `main → app → rpc → {registration, token} → vault → {store, kek}`, and
+//! 1. Arrows run one way: `main → app → rpc → {registration, token, jobs} → vault → {store, kek}`, and
 //!    `{registration, token} → entra`. Nothing below `rpc` knows of gRPC; nothing but `main` and
 //!    `dev` knows of `app`.
 //! 2. `pb` and `tonic::Status` appear only in `rpc`, `client` and `cli` (and the latter in the codec
@@ -96,6 +97,8 @@ pub mod entra;
 pub mod healthcheck;
 #[cfg(feature = "server")]
 pub mod hex;
+#[cfg(feature = "server")]
+pub mod jobs;
 #[cfg(feature = "server")]
 pub mod kek;
 #[cfg(feature = "server")]

@@ -6,6 +6,7 @@ use std::{fmt, sync::Arc, time::SystemTime};
 
 use uuid::Uuid;
 
+pub mod job;
 pub mod label;
 pub mod label_index;
 

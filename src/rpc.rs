@@ -16,6 +16,7 @@ use crate::{
         self,
         admin::v1::{
             audit_service_server::{self, AuditServiceServer},
+            job_grant_service_server::{self, JobGrantServiceServer},
             organization_service_server::{self, OrganizationServiceServer},
             store_service_server::{self, StoreServiceServer},
         },
@@ -41,6 +42,7 @@ mod handshakes;
 pub mod identity_service;
 mod idle;
 mod in_turn;
+pub mod job_grant_service;
 pub mod listener;
 mod meter;
 pub mod metrics_endpoint;
@@ -64,6 +66,7 @@ mod watch;
 
 use audit_service::AuditService;
 use identity_service::IdentityService;
+use job_grant_service::JobGrantService;
 use listener::Peer;
 use organization_service::OrganizationService;
 use store_service::StoreService;
@@ -101,6 +104,8 @@ pub struct Services {
     pub store: StoreService,
     /// What operators ask the audit log.
     pub audit: AuditService,
+    /// What schedulers call.
+    pub jobs: JobGrantService,
 }
 
 /// Everything, by path, and gRPC reflection if it is wanted.
@@ -109,6 +114,7 @@ fn routes(
     organizations: impl organization_service_server::OrganizationService,
     store: impl store_service_server::StoreService,
     audit: impl audit_service_server::AuditService,
+    jobs: impl job_grant_service_server::JobGrantService,
     identity: IdentityService,
     reflection: bool,
 ) -> Routes {
@@ -120,11 +126,13 @@ fn routes(
     let audit = AuditServiceServer::new(audit).max_decoding_message_size(ADMIN_REQUEST_BYTES_MAX);
     let identity =
         IdentityServiceServer::new(identity).max_decoding_message_size(TOKEN_REQUEST_BYTES_MAX);
+    let jobs = JobGrantServiceServer::new(jobs).max_decoding_message_size(TOKEN_REQUEST_BYTES_MAX);
     let routes = Routes::new(tokens)
         .add_service(identity)
         .add_service(organizations)
         .add_service(store)
-        .add_service(audit);
+        .add_service(audit)
+        .add_service(jobs);
     if !reflection {
         return routes.prepare();
     }

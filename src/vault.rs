@@ -12,7 +12,7 @@
 //! `o/<index>` is an organization's sealed
 //! record, behind its sealed labels, and `k/<index>` its wrapped key, where *index* is an HMAC of the organization's id: a copy
 //! of the store tells neither who the customers are nor what belongs to whom. `t/<index><resource>`
-//! is an access token kept for the next start. Formats: `vault/envelope.rs`, `vault/record.rs`, `vault/labels.rs`,
+//! is an access token kept for the next start, `j/<index><id>` a job that runs. Formats: `vault/envelope.rs`, `vault/record.rs`, `vault/labels.rs`, `vault/job_grant.rs`,
 //! `vault/kept_token/stored.rs`, [`crate::sealed`].
 //!
 //! # What it does not protect against
@@ -36,6 +36,7 @@ mod anchor;
 pub mod backup;
 mod change;
 mod envelope;
+mod job_grant;
 mod kept_token;
 mod labels;
 mod manifest;
@@ -360,6 +361,7 @@ pub fn fuzz_record(bytes: &[u8]) {
     let _ = envelope::parse(bytes);
     kept_token::fuzz(bytes);
     labels::fuzz(bytes);
+    job_grant::fuzz(bytes);
     backup::fuzz(bytes);
     if let Ok(key) = WrappedKey::decode(bytes) {
         assert_eq!(key.encode(), bytes);

@@ -86,6 +86,7 @@ fn record(organization: &str) -> Record<'_> {
         rpc: "GetToken",
         caller: "spiffe://kodo.example/backup/worker",
         on_word_of: None,
+        job_id: None,
         organization,
         resource: Some("graph"),
         sharepoint_host: None,

@@ -12,6 +12,7 @@ use kodo_broker::{
     clock::Clock,
     credential::Credential,
     entra::{Error, Grant, Principal, TokenEndpoint, TokenRequest, Urgency, outage::Outage},
+    jobs::Jobs,
     kek::local::FileKey,
     metrics::Metrics,
     organization::{ClientId, Cloud, OrganizationId, SharePointHost, TenantId, TenantName},
@@ -155,7 +156,9 @@ async fn service(policy: Arc<LivePolicy>) -> Result<TokenServiceServer<TokenServ
         vault.register(organization, credential, mark).await?;
     }
     let labels = vault.labels().clone();
-    let mint = Mint::new(Arc::new(vault), Arc::new(Entra), clock, || 0.5);
+    let vault = Arc::new(vault);
+    let jobs = Arc::new(Jobs::open(vault.clone(), clock).await?);
+    let mint = Mint::new(vault, Arc::new(Entra), clock, || 0.5);
     let limits = Limits {
         slots_max: usize::MAX,
         propagation: Duration::ZERO,
@@ -165,6 +168,7 @@ async fn service(policy: Arc<LivePolicy>) -> Result<TokenServiceServer<TokenServ
     Ok(TokenServiceServer::new(TokenService {
         policy,
         labels,
+        jobs,
         tokens,
         deliveries: Deliveries::default(),
         clock,

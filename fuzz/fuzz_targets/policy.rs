@@ -50,6 +50,7 @@ fuzz_target!(|text: &str| {
                     labels: vec!["msp=northwind".to_owned()],
                     resource: resource.map(str::to_owned),
                     purpose: purpose.map(str::to_owned),
+                    job_runs: false,
                 };
                 let case = case.parse().expect("a case");
                 let explained = policy.explain(&case);
@@ -59,7 +60,11 @@ fuzz_target!(|text: &str| {
                 let _ = policy.limits_of(&caller);
                 if let Some(resource) = &case.resource {
                     let purpose = case.purpose;
-                    let wanted = Wanted { resource, purpose };
+                    let wanted = Wanted {
+                        resource,
+                        purpose,
+                        job_runs: &|| false,
+                    };
                     let decided =
                         policy.check_token_of(&caller, &case.organization, wanted, &case.labels);
                     assert_eq!(decided, explained.decision);

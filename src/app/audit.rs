@@ -121,7 +121,7 @@ pub fn command(task: &Task, json: bool) -> ExitCode {
 /// Those of the file system, and a fingerprint that is none.
 pub fn trace(files: &[PathBuf], fingerprint: &str) -> io::Result<Vec<HandOut>> {
     let fingerprint = fingerprint.to_ascii_lowercase();
-    if crate::hex::parse(&fingerprint).is_none() {
+    if crate::hex::parse::<32>(&fingerprint).is_none() {
         return Err(io::Error::other("a fingerprint has 64 hex digits"));
     }
     trace::hand_outs(files, &Question::Token(fingerprint))

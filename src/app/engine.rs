@@ -11,6 +11,7 @@ use crate::{
     clock::Clock,
     config::Config,
     entra::{TokenEndpoint, client::Client, http::Http, outage::Outage, paced::Paced},
+    jobs::Jobs,
     metrics::Metrics,
     registration::Registrar,
     token::{
@@ -23,6 +24,8 @@ use crate::{
 
 /// How often tokens that have ended are dropped.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+/// How often jobs that have ended are dropped: until then they only take room.
+const JOBS_SWEEP_INTERVAL: Duration = Duration::from_secs(600);
 /// How many kept tokens are looked at each time.
 const SWEEP_PAGE: usize = 1000;
 
@@ -127,5 +130,16 @@ async fn sweep(tokens: TokenCache, vault: Arc<Vault>, clock: Clock) {
                 None
             }
         };
+    }
+}
+
+/// Drops jobs that have ended, for ever.
+pub(super) async fn sweep_jobs(jobs: Arc<Jobs>) {
+    let mut ticks = interval(JOBS_SWEEP_INTERVAL);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = jobs.sweep().await {
+            tracing::warn!(%error, "cannot sweep the job grants");
+        }
     }
 }

@@ -163,6 +163,7 @@ async fn record(config: &Config, reason: &str) -> Result<(), Error> {
             resource: None,
             sharepoint_host: None,
             call: None,
+            job_id: None,
             outcome: Outcome::Done,
             reason: Some(reason),
             again: None,

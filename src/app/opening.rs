@@ -13,7 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Error,
-    engine::{Engine, Upstream},
+    engine::{self, Engine, Upstream},
 };
 use crate::{
     anchor::AnchorFile,
@@ -21,12 +21,14 @@ use crate::{
     authz::LivePolicy,
     clock::Clock,
     config::{Config, StoreConfig},
+    jobs::Jobs,
     kek,
     metrics::Metrics,
     rpc::{
         Health, Services,
         audit_service::AuditService,
         connection::Door,
+        job_grant_service::JobGrantService,
         organization_service::OrganizationService,
         records::Records,
         seal::{Cause, Seal},
@@ -103,8 +105,8 @@ impl Attempt for Sealed {
     /// The broker serves if it succeeds.
     async fn attempt(&mut self) -> Result<(), Error> {
         match self.opening.unlock(&mut self.store).await {
-            Ok(vault) => {
-                self.door.open(self.opening.services(vault));
+            Ok((vault, jobs)) => {
+                self.door.open(self.opening.services(vault, jobs));
                 if let Some(health) = &self.health {
                     health.set_unsealed().await;
                 }
@@ -131,7 +133,10 @@ impl Attempt for Sealed {
 impl Opening {
     /// The KEK, then the store, then what is in it, held to its anchor. What can be missing beside the
     /// store comes first: nothing of the store is touched without it.
-    async fn unlock(&self, store: &mut Option<Arc<dyn Store>>) -> Result<Arc<Vault>, Error> {
+    async fn unlock(
+        &self,
+        store: &mut Option<Arc<dyn Store>>,
+    ) -> Result<(Arc<Vault>, Arc<Jobs>), Error> {
         let keys = kek::open(&self.config.kek).await?;
         let file = self.config.store.anchor_file().map(AnchorFile::new);
         let anchor = file.as_ref().map(AnchorFile::read).transpose()?.flatten();
@@ -140,6 +145,7 @@ impl Opening {
             None => store.insert(open_store(&self.config.store, anchor.is_some()).await?),
         };
         let vault = Arc::new(Vault::open(store.clone(), keys.clone()).await?);
+        let jobs = Arc::new(Jobs::open(vault.clone(), self.clock).await?);
         if let Some(file) = file {
             vault.check_anchor(anchor.as_deref())?;
             file.write(&vault.anchor())?;
@@ -156,10 +162,10 @@ impl Opening {
             "Whether the store takes no more changes until a restart: 1 or 0",
             move || failing.has_failed().into(),
         );
-        Ok(vault)
+        Ok((vault, jobs))
     }
 
-    fn services(&self, vault: Arc<Vault>) -> Services {
+    fn services(&self, vault: Arc<Vault>, jobs: Arc<Jobs>) -> Services {
         let (tokens, limits) = (&self.config.tokens, &self.config.server.limits);
         let engine = Engine::start(
             &self.config,
@@ -169,6 +175,15 @@ impl Opening {
             &self.tasks,
             &self.end,
         );
+        let (end, ending) = (self.end.clone(), engine::sweep_jobs(jobs.clone()));
+        self.tasks
+            .spawn(async move { end.run_until_cancelled(ending).await });
+        let running = jobs.clone();
+        let help = "Organizations that a job grant is there for";
+        self.metrics
+            .gauge("organizations_with_jobs", help, move || {
+                running.organizations()
+            });
         let counted = engine.tokens.clone();
         self.metrics
             .gauge("tokens", "Tokens in memory", move || counted.len());
@@ -188,6 +203,7 @@ impl Opening {
             tokens: TokenService {
                 policy: self.policy.clone(),
                 labels: vault.labels().clone(),
+                jobs: jobs.clone(),
                 tokens: engine.tokens.clone(),
                 deliveries: self.deliveries.clone(),
                 clock: self.clock,
@@ -209,6 +225,15 @@ impl Opening {
                 call_timeout: limits.call_timeout(),
                 // Each reads as much as the disk gives.
                 places: Arc::new(Semaphore::new(1)),
+            },
+            jobs: JobGrantService {
+                policy: self.policy.clone(),
+                jobs,
+                vault: vault.clone(),
+                clock: self.clock,
+                records: self.records.clone(),
+                metrics: self.metrics.clone(),
+                call_timeout: limits.call_timeout(),
             },
             store: StoreService {
                 policy: self.policy.clone(),

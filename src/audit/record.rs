@@ -34,6 +34,9 @@ pub struct Record<'a> {
     /// The number of a call that has an intent and a result, among those since the log was opened.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub call: Option<u64>,
+    /// The job that it was for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job_id: Option<&'a str>,
     /// What came of it.
     #[serde(skip_serializing_if = "Outcome::is_open")]
     pub outcome: Outcome,

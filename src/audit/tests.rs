@@ -109,6 +109,7 @@ fn record(organization: &str) -> Record<'_> {
         organization,
         resource: Some("graph"),
         sharepoint_host: None,
+        job_id: None,
         outcome: Outcome::Done,
         reason: None,
         again: None,

@@ -35,6 +35,7 @@ impl fmt::Display for Grant {
             labels,
             resources,
             purposes,
+            needs_job,
         } = self;
         let actions = joined(Action::ALL.iter().filter(|action| actions.has(**action)));
         let prefixes = prefixes.iter().map(|prefix| format!("{prefix}*"));
@@ -56,6 +57,9 @@ impl fmt::Display for Grant {
             let granted = PurposeName::ALL.iter().filter(|name| purposes.has(**name));
             if granted.clone().count() < PurposeName::ALL.len() {
                 write!(f, " to {}", joined(granted))?;
+            }
+            if *needs_job {
+                f.write_str(" while a job runs")?;
             }
         }
         Ok(())
@@ -79,6 +83,7 @@ impl fmt::Display for Action {
             Self::Suspend => "suspend",
             Self::Resume => "resume",
             Self::Revoke => "revoke",
+            Self::ManageJobs => "manage_jobs",
             Self::ManageStore => "manage_store",
             Self::ReadAudit => "read_audit",
         })

@@ -25,6 +25,8 @@ pub struct Case {
     pub resource: Option<Resource>,
     /// What that is for.
     pub purpose: Option<Purpose>,
+    /// Whether a job runs that it is for.
+    pub job_runs: bool,
 }
 
 /// What a policy says, and why.
@@ -58,15 +60,19 @@ pub enum Short {
     Resources,
     /// It names all but the purpose.
     Purposes,
+    /// It holds while a job runs.
+    Job,
 }
 
 impl Policy {
     /// Decides as a broker does, and tells why.
     #[must_use]
     pub fn explain(&self, case: &Case) -> Explanation {
+        let job_runs = || case.job_runs;
         let token = case.resource.as_ref().map(|resource| Wanted {
             resource,
             purpose: case.purpose,
+            job_runs: &job_runs,
         });
         let question = Question {
             action: case.action,
@@ -100,6 +106,7 @@ fn says(grant: &Grant, question: &Question<'_>, labels: &Labels) -> Result<(), S
     grant.decides(question).map_err(|denied| match denied {
         Denied::Resource => Short::Resources,
         Denied::Purpose => Short::Purposes,
+        Denied::Job => Short::Job,
         Denied::Organization | Denied::Action | Denied::Labels => Short::Actions,
     })
 }
@@ -140,6 +147,7 @@ impl Short {
             Self::Actions => "actions",
             Self::Resources => "resources",
             Self::Purposes => "purposes",
+            Self::Job => "job_grant",
         }
     }
 }
@@ -159,6 +167,8 @@ pub struct CaseText {
     pub resource: Option<String>,
     /// As in the file.
     pub purpose: Option<String>,
+    /// Whether a job runs that it is for.
+    pub job_runs: bool,
 }
 
 impl CaseText {
@@ -194,6 +204,7 @@ impl CaseText {
             resource,
             // As a broker takes a request that says nothing.
             purpose: purpose.or(Some(Purpose::Backup)),
+            job_runs: self.job_runs,
         })
     }
 }

@@ -51,6 +51,15 @@ struct GrantEntry {
     #[serde(default)]
     resources: Vec<ResourceName>,
     purposes: Option<Spanned<Vec<PurposeName>>>,
+    job_grant: Option<Spanned<JobGrantNeed>>,
+}
+
+/// Whether a grant holds only while a job runs.
+#[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+enum JobGrantNeed {
+    Required,
+    NotNeeded,
 }
 
 /// The first caller that a file names.
@@ -178,6 +187,7 @@ fn grant(entry: &GrantEntry, line: usize) -> Result<Grant, Wrong> {
         labels: labels(entry)?,
         resources: Set::of(entry.resources.iter().copied()),
         purposes: purposes(entry)?,
+        needs_job: needs_job(entry)?,
     };
     check(entry, &grant)?;
     Ok(grant)
@@ -215,6 +225,17 @@ fn purposes(entry: &GrantEntry) -> Result<Set, Wrong> {
         );
     }
     Ok(Set::of(purposes.get_ref().iter().copied()))
+}
+
+fn needs_job(entry: &GrantEntry) -> Result<bool, Wrong> {
+    let Some(need) = &entry.job_grant else {
+        return Ok(false);
+    };
+    if !entry.actions.contains(&Action::GetToken) {
+        let reason = "`job_grant` belongs to the action get_token";
+        return Err((need.span().start, reason.to_owned()));
+    }
+    Ok(*need.get_ref() == JobGrantNeed::Required)
 }
 
 /// What the parts of a grant must be to each other.

@@ -31,7 +31,7 @@ pub(super) enum PurposeName {
 pub(super) struct Set(u16);
 
 /// What is asked of a policy, apart from who asks.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Question<'a> {
     /// What is to be done.
     pub action: Action,
@@ -42,12 +42,14 @@ pub struct Question<'a> {
 }
 
 /// A token that is asked for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Wanted<'a> {
     /// For which API.
     pub resource: &'a Resource,
     /// What for; `None`: for anything.
     pub purpose: Option<Purpose>,
+    /// Whether a job runs that it is for. Asked only where a grant wants to know.
+    pub job_runs: &'a dyn Fn() -> bool,
 }
 
 /// What the callers of a grant may do.
@@ -63,10 +65,12 @@ pub(super) struct Grant {
     pub(super) labels: Vec<Label>,
     pub(super) resources: Set,
     pub(super) purposes: Set,
+    /// Whether it holds only while a job runs.
+    pub(super) needs_job: bool,
 }
 
 impl Action {
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::GetToken,
         Self::Register,
         Self::Get,
@@ -76,6 +80,7 @@ impl Action {
         Self::Revoke,
         Self::Suspend,
         Self::Resume,
+        Self::ManageJobs,
         Self::ManageStore,
         Self::ReadAudit,
     ];
@@ -139,7 +144,12 @@ impl Grant {
         if !self.actions.has(question.action) {
             return Err(Denied::Action);
         }
-        let Some(Wanted { resource, purpose }) = question.token else {
+        let Some(Wanted {
+            resource,
+            purpose,
+            job_runs,
+        }) = question.token
+        else {
             return Ok(());
         };
         if !self.resources.has(ResourceName::from(resource)) {
@@ -147,6 +157,9 @@ impl Grant {
         }
         if purpose.is_some_and(|purpose| !self.purposes.has(PurposeName::from(purpose))) {
             return Err(Denied::Purpose);
+        }
+        if self.needs_job && !job_runs() {
+            return Err(Denied::Job);
         }
         Ok(())
     }

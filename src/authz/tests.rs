@@ -48,7 +48,11 @@ fn labels(texts: &[&str]) -> Labels {
 }
 
 fn wanted(resource: &Resource, purpose: Option<Purpose>) -> Wanted<'_> {
-    Wanted { resource, purpose }
+    Wanted {
+        resource,
+        purpose,
+        job_runs: &|| false,
+    }
 }
 
 /// A policy of one grant.

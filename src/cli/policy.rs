@@ -44,6 +44,9 @@ pub struct TestArguments {
     /// With a resource: the purpose, as in the file. Left out: backup.
     #[arg(long)]
     pub purpose: Option<String>,
+    /// Take it that a job grant covers it.
+    #[arg(long)]
+    pub job_runs: bool,
     /// Trust domain of the broker. Left out: that of the first caller in the file.
     #[arg(long, value_name = "DOMAIN")]
     pub trust_domain: Option<String>,

@@ -246,6 +246,8 @@ impl Demand {
             sharepoint_host: self.key.sharepoint_host.clone(),
             min_remaining: self.min_remaining.map(duration),
             purpose: self.purpose.into(),
+            // Any: where the policy asks for a job grant, whichever covers it does.
+            job_id: String::new(),
         }
     }
 }

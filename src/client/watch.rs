@@ -108,6 +108,8 @@ impl Watch {
             sharepoint_host: self.key.sharepoint_host.clone(),
             min_remaining: self.options.min_remaining.map(duration),
             purpose: self.options.purpose.into(),
+            // Any: where the policy asks for a job grant, whichever covers it does.
+            job_id: String::new(),
         };
         let connection = &self.shared.connection;
         let mut service = TokenServiceClient::new(connection.channel.clone());

@@ -123,7 +123,7 @@ impl Folder {
             "[[grant]]\ncallers = [\"spiffe://{TRUST_DOMAIN}/worker\"]\nactions = [\"get_token\"]\n\
              organizations = [\"*\"]\nresources = [\"graph\", \"exchange\", \"sharepoint\", \"azure_ad_graph\"]\n\n\
              [[grant]]\ncallers = [\"spiffe://{TRUST_DOMAIN}/admin\"]\n\
-             actions = [\"register\", \"get\", \"list\", \"update\", \"rotate\", \"revoke\", \"suspend\", \"resume\", \"manage_store\", \"read_audit\"]\norganizations = [\"*\"]\n"
+             actions = [\"register\", \"get\", \"list\", \"update\", \"rotate\", \"revoke\", \"suspend\", \"resume\", \"manage_jobs\", \"manage_store\", \"read_audit\"]\norganizations = [\"*\"]\n"
         );
         write(&self.path("policy.toml"), policy.as_bytes())?;
         let file = self.path("broker.toml");

@@ -117,6 +117,7 @@ impl Door {
             Arc::new(seal.clone()),
             seal.clone(),
             seal.clone(),
+            seal.clone(),
             seal,
             identity.clone(),
             reflection,
@@ -148,6 +149,7 @@ impl Door {
             services.organizations,
             services.store,
             services.audit,
+            services.jobs,
             self.0.identity.clone(),
             self.0.reflection,
         );

@@ -16,11 +16,15 @@ use crate::{
     hex,
     malformed::Malformed,
     organization::{
-        ClientId, Cloud, OrganizationId, Purpose, Resource, SharePointHost, label::Labels,
+        ClientId, Cloud, OrganizationId, Purpose, Resource, SharePointHost, job::JobId,
+        label::Labels,
     },
     pb::{admin::v1 as admin, v1},
     token::report::Refused,
 };
+
+/// 9999-12-31T23:59:59Z, the last second of a `google.protobuf.Timestamp`.
+const LAST_SECOND: i64 = 253_402_300_799;
 
 /// What was found wrong so far.
 #[derive(Debug, Default)]
@@ -237,9 +241,7 @@ impl Fields {
         given: Option<Timestamp>,
         now: SystemTime,
     ) -> Option<SystemTime> {
-        /// 9999-12-31T23:59:59Z, the last second of a `google.protobuf.Timestamp`.
-        const LAST: i64 = 253_402_300_799;
-        let time = given.filter(|given| given.seconds <= LAST);
+        let time = given.filter(|given| given.seconds <= LAST_SECOND);
         let time = time.and_then(|time| SystemTime::try_from(time).ok());
         match time {
             Some(end) if end > now => Some(end),
@@ -281,6 +283,31 @@ impl Fields {
             )
         });
         hosts.collect()
+    }
+
+    /// A job, if one is named.
+    pub(super) fn job_id(&mut self, text: &str) -> Option<JobId> {
+        if text.is_empty() {
+            return None;
+        }
+        self.take("job_id", JobId::parse(text))
+    }
+
+    /// When something ends that lasts so long at most.
+    pub(super) fn end_within(
+        &mut self,
+        field: &str,
+        given: Option<Timestamp>,
+        now: SystemTime,
+        most: Duration,
+    ) -> Option<SystemTime> {
+        let time = given.filter(|given| given.seconds <= LAST_SECOND);
+        let time = time.and_then(|time| SystemTime::try_from(time).ok());
+        let time = time.filter(|end| *end > now && *end <= now + most);
+        if time.is_none() {
+            self.refuse(field, "is required: a time within the next 24 hours");
+        }
+        time
     }
 
     pub(super) fn labels(&mut self, pairs: &BTreeMap<String, String>) -> Option<Labels> {

@@ -26,9 +26,10 @@ use crate::{
     organization::OrganizationId,
     pb::{
         admin::v1::{
-            Credential, GetOrganizationRequest, GetOrganizationResponse, ListOrganizationsRequest,
-            ListOrganizationsResponse, OutstandingTokens, RegisterOrganizationRequest,
-            RegisterOrganizationResponse, ResumeOrganizationRequest, ResumeOrganizationResponse,
+            CreateJobGrantRequest, Credential, GetOrganizationRequest, GetOrganizationResponse,
+            ListJobGrantsRequest, ListOrganizationsRequest, ListOrganizationsResponse,
+            OutstandingTokens, RegisterOrganizationRequest, RegisterOrganizationResponse,
+            ResumeOrganizationRequest, ResumeOrganizationResponse, RevokeJobGrantRequest,
             RevokeOrganizationRequest, RevokeOrganizationResponse, RotateCredentialRequest,
             RotateCredentialResponse, SuspendOrganizationRequest, SuspendOrganizationResponse,
             UpdateOrganizationRequest, UpdateOrganizationResponse, organization_service_server,
@@ -263,6 +264,7 @@ impl OrganizationService {
             resource: None,
             sharepoint_host: None,
             call: None,
+            job_id: None,
             outcome: Outcome::Done,
             reason: None,
             again: None,
@@ -321,7 +323,8 @@ macro_rules! names {
     };
 }
 names! {
-    itself: RegisterOrganizationRequest, GetOrganizationRequest, UpdateOrganizationRequest,
+    itself: CreateJobGrantRequest, ListJobGrantsRequest, RevokeJobGrantRequest,
+        RegisterOrganizationRequest, GetOrganizationRequest, UpdateOrganizationRequest,
         RotateCredentialRequest, RevokeOrganizationRequest, SuspendOrganizationRequest,
         ResumeOrganizationRequest;
     answer: RegisterOrganizationResponse, GetOrganizationResponse, UpdateOrganizationResponse,

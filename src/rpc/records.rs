@@ -23,7 +23,7 @@ use crate::{
     audit::{Audit, Kind, Outcome, Place, Record, TokenRecord, Unavailable},
     authz::Caller,
     clock::Clock,
-    organization::{OrganizationId, Resource},
+    organization::{OrganizationId, Resource, job::JobId},
     pb::v1::ErrorReason,
     token::{Token, TokenKey, exposure::HandOuts},
 };
@@ -61,6 +61,8 @@ struct Repeated {
 pub(super) struct Asked {
     pub(super) organization: Option<OrganizationId>,
     pub(super) resource: Option<Resource>,
+    /// The job that it is for, if it says.
+    pub(super) job_id: Option<JobId>,
 }
 
 impl Asked {
@@ -73,7 +75,15 @@ impl Asked {
         Self {
             organization: fields.organization_id(organization_id),
             resource: fields.resource(resource, sharepoint_host),
+            job_id: None,
         }
+    }
+
+    /// Who has a token: a caller, and for each job that it names another one, so that each is on record.
+    fn holder(&self, caller: &Caller) -> [u8; 16] {
+        self.job_id.as_ref().map_or(*caller.digest(), |job_id| {
+            caller.digest_for(job_id.as_str())
+        })
     }
 
     pub(super) fn key(&self) -> Option<TokenKey> {
@@ -211,17 +221,18 @@ impl Records {
     ) -> Result<Place, Unavailable> {
         // Before it is counted: what is refused was not handed out.
         self.audit.check()?;
-        if let Some(again) = token.holders.again(caller.digest()) {
+        let holder = asked.holder(caller);
+        if let Some(again) = token.holders.again(&holder) {
             let told = !again.is_news || self.note(rpc, peer, asked, token);
             if told {
                 let place = Place::new(again.recorded);
                 peer.answers_after(place);
                 return Ok(place);
             }
-            token.holders.take(caller.digest());
+            token.holders.take(&holder);
         }
         let place = self.record(peer, caller, rpc, asked, Ok(Some(token)))?;
-        token.holders.add(*caller.digest(), place.get());
+        token.holders.add(holder, place.get());
         Ok(place)
     }
 
@@ -279,7 +290,8 @@ impl Records {
         let Ok(caller) = peer.caller() else {
             return Ok(Place::default());
         };
-        let count = token.holders.take(caller.digest());
+        let holder = asked.holder(caller);
+        let count = token.holders.take(&holder);
         if count == 0 {
             return Ok(Place::default());
         }
@@ -287,7 +299,7 @@ impl Records {
         record.again = Some(count);
         let told = self.audit.record(&record);
         if told.is_err() {
-            token.holders.put_back(caller.digest(), count);
+            token.holders.put_back(&holder, count);
         }
         told
     }
@@ -317,6 +329,7 @@ impl Records {
             },
             call: None,
             outcome: refusal.map_or(Outcome::Done, Outcome::Refused),
+            job_id: asked.job_id.as_ref().map(JobId::as_str),
             reason: None,
             again: None,
             token: token.map(|token| TokenRecord {

@@ -73,7 +73,7 @@ impl TokenService {
             return Err(fields.into_status());
         };
         // Whatever it was got for.
-        self.allow(caller, &key, None)?;
+        self.allow(caller, &key, None, None)?;
         let verdict = self.tokens.report(&key, &fingerprint, refused);
         tracing::info!(
             caller = caller.name(),

@@ -26,15 +26,17 @@ use crate::{
     organization::OrganizationId,
     pb::{
         admin::v1::{
-            BackUpStoreRequest, GetExposureRequest, GetExposureResponse, GetOrganizationRequest,
-            GetOrganizationResponse, GetStoreStatusRequest, GetStoreStatusResponse,
-            ListOrganizationsRequest, ListOrganizationsResponse, RegisterOrganizationRequest,
-            RegisterOrganizationResponse, ResumeOrganizationRequest, ResumeOrganizationResponse,
+            BackUpStoreRequest, CreateJobGrantRequest, CreateJobGrantResponse, GetExposureRequest,
+            GetExposureResponse, GetOrganizationRequest, GetOrganizationResponse,
+            GetStoreStatusRequest, GetStoreStatusResponse, ListJobGrantsRequest,
+            ListJobGrantsResponse, ListOrganizationsRequest, ListOrganizationsResponse,
+            RegisterOrganizationRequest, RegisterOrganizationResponse, ResumeOrganizationRequest,
+            ResumeOrganizationResponse, RevokeJobGrantRequest, RevokeJobGrantResponse,
             RevokeOrganizationRequest, RevokeOrganizationResponse, RewrapKeysRequest,
             RotateCredentialRequest, RotateCredentialResponse, SuspendOrganizationRequest,
             SuspendOrganizationResponse, TraceTokenRequest, TraceTokenResponse,
             UpdateOrganizationRequest, UpdateOrganizationResponse, audit_service_server,
-            organization_service_server, store_service_server,
+            job_grant_service_server, organization_service_server, store_service_server,
         },
         v1::{
             GetTokenRequest, GetTokenResponse, ReportTokenRequest, ReportTokenResponse,
@@ -127,7 +129,7 @@ fn organization_of(request: &impl Names) -> Asked {
     Asked {
         // What can be no id may be anything, of any length.
         organization: OrganizationId::parse(request.organization_id()).ok(),
-        resource: None,
+        ..Asked::default()
     }
 }
 
@@ -245,6 +247,30 @@ impl audit_service_server::AuditService for Seal {
         request: Request<GetExposureRequest>,
     ) -> Result<Response<GetExposureResponse>, Status> {
         self.refuse(GET_EXPOSURE, &request, organization_of)
+    }
+}
+
+#[async_trait]
+impl job_grant_service_server::JobGrantService for Seal {
+    async fn create_job_grant(
+        &self,
+        request: Request<CreateJobGrantRequest>,
+    ) -> Result<Response<CreateJobGrantResponse>, Status> {
+        self.refuse("CreateJobGrant", &request, organization_of)
+    }
+
+    async fn list_job_grants(
+        &self,
+        request: Request<ListJobGrantsRequest>,
+    ) -> Result<Response<ListJobGrantsResponse>, Status> {
+        self.refuse("ListJobGrants", &request, organization_of)
+    }
+
+    async fn revoke_job_grant(
+        &self,
+        request: Request<RevokeJobGrantRequest>,
+    ) -> Result<Response<RevokeJobGrantResponse>, Status> {
+        self.refuse("RevokeJobGrant", &request, organization_of)
     }
 }
 

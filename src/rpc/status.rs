@@ -21,6 +21,7 @@ use crate::{
     audit,
     authz::Denied,
     entra::{self, Rejection, RejectionKind},
+    jobs,
     pb::{self, v1::ErrorReason as Reason},
     registration, token, vault,
 };
@@ -218,7 +219,7 @@ impl From<Denied> for Status {
         let message = denied.to_string();
         match denied {
             Denied::Organization => organization_not_found(),
-            Denied::Action | Denied::Labels | Denied::Purpose => {
+            Denied::Action | Denied::Labels | Denied::Purpose | Denied::Job => {
                 status(Code::PermissionDenied, Reason::CallerNotAuthorized, message)
             }
             Denied::Resource => status(Code::PermissionDenied, Reason::ResourceNotAllowed, message),
@@ -278,6 +279,20 @@ impl From<registration::Error> for Status {
                 RETRY,
             ),
             registration::Error::Interrupted => shutting_down(),
+        }
+    }
+}
+
+impl From<jobs::Error> for Status {
+    fn from(error: jobs::Error) -> Self {
+        let message = error.to_string();
+        match error {
+            jobs::Error::TooMany => {
+                let (code, reason) = (Code::ResourceExhausted, Reason::LimitReached);
+                retry(code, reason, message, RETRY)
+            }
+            jobs::Error::RequestIdReused => of_vault(&vault::Error::RequestIdReused),
+            jobs::Error::Vault(error) => of_vault(&error),
         }
     }
 }

@@ -28,8 +28,9 @@ use super::{
 use crate::{
     authz::{self, Action, Caller, LivePolicy},
     clock::Clock,
+    jobs::{self, Jobs},
     metrics::{Cache, Metrics},
-    organization::{Purpose, label_index::LabelIndex},
+    organization::{Purpose, job::JobId, label_index::LabelIndex},
     pb::v1::{
         ErrorReason, GetTokenRequest, GetTokenResponse, ReportTokenRequest, ReportTokenResponse,
         WatchTokenRequest, token_service_server,
@@ -53,6 +54,8 @@ pub struct TokenService {
     pub policy: Arc<LivePolicy>,
     /// Which labels organizations have.
     pub labels: Arc<LabelIndex>,
+    /// Which jobs run.
+    pub jobs: Arc<Jobs>,
     /// Where tokens come from.
     pub tokens: TokenCache,
     /// Those on their way out.
@@ -81,6 +84,7 @@ pub(super) struct Wanted {
     /// How long it must live.
     pub(super) needed: Duration,
     pub(super) purpose: Purpose,
+    pub(super) job_id: Option<JobId>,
 }
 
 #[async_trait]
@@ -213,28 +217,43 @@ impl TokenService {
         }
         let needed = fields.min_remaining(request.min_remaining, self.margin);
         let purpose = fields.purpose(request.purpose);
+        asked.job_id = fields.job_id(&request.job_id);
         let (Some(key), Some(needed), Some(purpose), true) =
             (asked.key(), needed, purpose, fields.is_clean())
         else {
             return Err(fields.into_status());
         };
-        self.allow(admitted.caller(), &key, Some(purpose))?;
+        let job_id = asked.job_id.clone();
+        self.allow(admitted.caller(), &key, Some(purpose), job_id.as_ref())?;
         Ok(Wanted {
             key,
             needed,
             purpose,
+            job_id,
         })
     }
 
-    /// Whether the policy lets the caller have the token, for a purpose or for any.
+    /// Whether the policy lets the caller have the token, for a purpose and a job or for any.
     pub(super) fn allow(
         &self,
         caller: &Caller,
         key: &TokenKey,
         purpose: Option<Purpose>,
+        job_id: Option<&JobId>,
     ) -> Result<(), Status> {
         let (organization, resource) = (&key.organization, &key.resource);
-        let wanted = authz::Wanted { resource, purpose };
+        let asked = jobs::Asked {
+            worker: (caller.id(), caller.name()),
+            organization,
+            resource,
+            purpose,
+            job_id,
+        };
+        let wanted = authz::Wanted {
+            resource,
+            purpose,
+            job_runs: &|| self.jobs.cover(&asked),
+        };
         let allowed = self
             .policy
             .check_token_of(caller, organization, wanted, &self.labels);

@@ -128,6 +128,7 @@ impl From<WatchTokenRequest> for GetTokenRequest {
             sharepoint_host: request.sharepoint_host,
             min_remaining: request.min_remaining,
             purpose: request.purpose,
+            job_id: request.job_id,
         }
     }
 }
@@ -162,8 +163,12 @@ impl Following {
             // Asked again for each token, and when the policy has changed: a stream whose grant is gone
             // ends then, and not with the next token, which comes in an hour.
             let (caller, wanted) = (self.peer.caller()?, &self.wanted);
-            self.service
-                .allow(caller, &wanted.key, Some(wanted.purpose))?;
+            self.service.allow(
+                caller,
+                &wanted.key,
+                Some(wanted.purpose),
+                wanted.job_id.as_ref(),
+            )?;
             let Some(token) = token else {
                 continue;
             };

@@ -1,4 +1,4 @@
-//! Backups: everything that a store holds but kept tokens, as one encrypted stream that can be checked.
+//! Backups: everything that a store holds but kept tokens and job grants, as one encrypted stream that can be checked.
 //!
 //! A backup is taken while the broker works, and is of one moment all the same: every record is read
 //! once, what changes meanwhile is read again, and the little that is left then is read while no change

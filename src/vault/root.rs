@@ -11,6 +11,7 @@ use aws_lc_rs::{hmac, rand};
 use super::{
     Error,
     envelope::{Index, Parts, Place, Reader, StoreId, WrappedKey, check_format},
+    job_grant::JobSealing,
     labels::LabelSealing,
     manifest::{self, Ledger, Manifest},
     shred::Retirement,
@@ -39,6 +40,8 @@ pub(super) struct Root {
     pub(super) retirement: Retirement,
     /// Seals labels.
     pub(super) labels: LabelSealing,
+    /// Seals job grants.
+    pub(super) jobs: JobSealing,
     /// HMACs organization ids and requests.
     index_key: hmac::Key,
 }
@@ -115,6 +118,7 @@ impl Root {
             ledger: Ledger::new(id, root_key)?,
             retirement: Retirement::new(id, root_key)?,
             labels: LabelSealing::new(id, root_key)?,
+            jobs: JobSealing::new(id, root_key)?,
             // Exposed: an HMAC key is made from the key's bytes.
             index_key: hmac::Key::new(hmac::HMAC_SHA256, key.expose()),
         })

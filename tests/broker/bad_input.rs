@@ -3,9 +3,14 @@
 
 mod fields;
 
-use kodo_broker::pb::{
-    admin::v1 as admin,
-    v1::{self, ErrorReason, Resource},
+use std::time::Duration;
+
+use kodo_broker::{
+    clock::Clock,
+    pb::{
+        admin::v1 as admin,
+        v1::{self, ErrorReason, Resource},
+    },
 };
 use prost::Message as _;
 use tonic::{Code, transport::Channel};
@@ -38,6 +43,7 @@ const ANY_TEXT: &[(&str, &str)] = &[(
     "people choose their passwords; only the length is bounded",
 )];
 
+const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Longer than any text may be, and short enough that its request is still read.
 const TOO_LONG: usize = 12 * 1024;
 /// The same for files.
@@ -92,6 +98,7 @@ fn wrong_values(field: &Field) -> Vec<(&'static str, Value)> {
         .map(|duration| ("out of range", one(&duration.encode_to_vec())))
         .into(),
         Kind::Timestamp => wrong_times(),
+        Kind::End => wrong_ends(),
         Kind::Labels => wrong_labels(),
         Kind::Mask => vec![
             ("an empty mask", one(b"")),
@@ -107,7 +114,7 @@ fn wrong_values(field: &Field) -> Vec<(&'static str, Value)> {
     if field.required {
         values.push(("absent", Value::Absent));
     }
-    if field.repeated && field.kind != Kind::Labels {
+    if field.repeated && field.kind == Kind::Text {
         values.push((
             "too many",
             Value::Bytes(vec![b"a.sharepoint.com".to_vec(); 51]),
@@ -129,6 +136,15 @@ fn wrong_times() -> Vec<(&'static str, Value)> {
     .map(|(seconds, nanos)| prost_types::Timestamp { seconds, nanos })
     .map(|time| ("past, or beyond the year 9999", one(&time.encode_to_vec())))
     .into()
+}
+
+/// Wrong values of the end of something that lasts a day at most.
+fn wrong_ends() -> Vec<(&'static str, Value)> {
+    let far = Clock::system().now() + DAY + Duration::from_secs(60);
+    let far = prost_types::Timestamp::from(far).encode_to_vec();
+    let mut times = wrong_times();
+    times.push(("more than a day ahead", Value::Bytes(vec![far])));
+    times
 }
 
 /// Wrong values of a map of labels.
@@ -200,6 +216,16 @@ fn accepted(rpc: &str, field: &str) -> Vec<u8> {
             ..Default::default()
         }
         .encode_to_vec(),
+        "CreateJobGrant" => request::job("contoso", "job-1", "worker").encode_to_vec(),
+        "ListJobGrants" => admin::ListJobGrantsRequest {
+            organization_id: "contoso".into(),
+        }
+        .encode_to_vec(),
+        "RevokeJobGrant" => admin::RevokeJobGrantRequest {
+            organization_id: "contoso".into(),
+            job_grant_id: "0".repeat(32),
+        }
+        .encode_to_vec(),
         "UpdateOrganization" => request::update("contoso", 1, &[]).encode_to_vec(),
         "RotateCredential" => request::rotate("contoso", 1, credential).encode_to_vec(),
         "RevokeOrganization" => request::revoke("contoso", 1).encode_to_vec(),
@@ -226,7 +252,7 @@ async fn fixture() -> (Fixture, Channel) {
     let policy = r#"
         [[grant]]
         callers = ["spiffe://kodo.test/admin"]
-        actions = ["get_token", "register", "get", "list", "update", "rotate", "revoke", "suspend", "resume", "manage_store", "read_audit"]
+        actions = ["get_token", "register", "get", "list", "update", "rotate", "revoke", "suspend", "resume", "manage_jobs", "manage_store", "read_audit"]
         organizations = ["*"]
         resources = ["graph", "exchange", "sharepoint", "azure_ad_graph"]
     "#;

@@ -13,6 +13,7 @@ mod errors;
 mod faults;
 mod forwarded;
 mod identity;
+mod jobs;
 mod labels;
 mod limits;
 mod main_job;

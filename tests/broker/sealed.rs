@@ -7,8 +7,10 @@ use kodo_broker::{
     pb::{
         self,
         admin::v1::{
-            BackUpStoreRequest, GetExposureRequest, GetStoreStatusRequest, RewrapKeysRequest,
-            TraceTokenRequest, audit_service_client::AuditServiceClient,
+            BackUpStoreRequest, GetExposureRequest, GetStoreStatusRequest, ListJobGrantsRequest,
+            RevokeJobGrantRequest, RewrapKeysRequest, TraceTokenRequest,
+            audit_service_client::AuditServiceClient,
+            job_grant_service_client::JobGrantServiceClient,
             store_service_client::StoreServiceClient,
         },
         v1::{
@@ -54,6 +56,7 @@ fn refusal<T>(outcome: Result<T, Status>) -> Status {
 async fn all_calls(connection: Channel) -> Vec<(&'static str, Status)> {
     let mut calls = calls_of_workers(Tokens::new(connection.clone())).await;
     calls.extend(calls_of_operators(Organizations::new(connection.clone())).await);
+    calls.extend(calls_about_jobs(JobGrantServiceClient::new(connection.clone())).await);
     calls.extend(calls_about_the_store(StoreServiceClient::new(connection.clone())).await);
     calls.extend(calls_about_tokens(AuditServiceClient::new(connection)).await);
     let made: BTreeSet<_> = calls.iter().map(|(rpc, _)| (*rpc).to_owned()).collect();
@@ -123,6 +126,28 @@ async fn calls_about_tokens(mut audit: AuditServiceClient<Channel>) -> Vec<(&'st
     vec![
         ("TraceToken", refusal(trace)),
         ("GetExposure", refusal(exposure)),
+    ]
+}
+
+async fn calls_about_jobs(mut jobs: JobGrantServiceClient<Channel>) -> Vec<(&'static str, Status)> {
+    let create = request::job("contoso", "job", "worker");
+    let list = ListJobGrantsRequest {
+        organization_id: "contoso".into(),
+    };
+    let revoke = RevokeJobGrantRequest {
+        organization_id: "contoso".into(),
+        job_grant_id: "0".repeat(32),
+    };
+    vec![
+        (
+            "CreateJobGrant",
+            refusal(jobs.create_job_grant(create).await),
+        ),
+        ("ListJobGrants", refusal(jobs.list_job_grants(list).await)),
+        (
+            "RevokeJobGrant",
+            refusal(jobs.revoke_job_grant(revoke).await),
+        ),
     ]
 }
 

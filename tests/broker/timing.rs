@@ -13,6 +13,7 @@ use kodo_broker::{
     authz::{Caller, LivePolicy, Policy},
     clock::Clock,
     entra::{Error, Grant, Principal, TokenEndpoint, TokenRequest, Urgency, outage::Outage},
+    jobs::Jobs,
     kek::local::FileKey,
     metrics::Metrics,
     organization::{
@@ -106,6 +107,8 @@ async fn service() -> (TokenServiceServer<TokenService>, Peer) {
     let worker = SpiffeId::new("spiffe://kodo.test/worker").expect("an id");
     let peer = Peer::new(Ok(Caller::new(worker, &policy.current())));
     let clock = Clock::system();
+    let jobs = Jobs::open(vault.clone(), clock).await;
+    let jobs = Arc::new(jobs.expect("none are kept"));
     let mint = Mint::new(vault, Arc::new(Nobody), clock, || 0.5);
     let limits = Limits {
         slots_max: usize::MAX,
@@ -115,6 +118,7 @@ async fn service() -> (TokenServiceServer<TokenService>, Peer) {
     let service = TokenServiceServer::new(TokenService {
         policy,
         labels,
+        jobs,
         tokens,
         clock,
         records: Arc::new(Records::new(Audit::off(), clock)),

@@ -9,7 +9,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("anchor", "private_file vault"),
     (
         "app",
-        "anchor audit authz clock config entra hex kek lockdown metrics organization registration rpc store telemetry tls token vault",
+        "anchor audit authz clock config entra hex jobs kek lockdown metrics organization registration rpc store telemetry tls token vault",
     ),
     ("audit", "clock config hex private_file sealed secret"),
     ("authz", "organization"),
@@ -25,6 +25,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("entra", "clock config credential organization secret"),
     ("healthcheck", ""),
     ("hex", ""),
+    ("jobs", "clock organization vault"),
     ("kek", "config hex private_file sealed secret"),
     ("lockdown", ""),
     ("main", "app cli dev healthcheck lockdown"),
@@ -39,7 +40,7 @@ const ARROWS: &[(&str, &str)] = &[
     ),
     (
         "rpc",
-        "audit authz clock config credential entra hex malformed metrics organization pb registration secret tls token vault",
+        "audit authz clock config credential entra hex jobs malformed metrics organization pb registration secret tls token vault",
     ),
     ("sealed", "secret"),
     ("secret", ""),

@@ -32,6 +32,7 @@ organizations = ["*"]
             labels: labels.iter().map(|label| (*label).to_owned()).collect(),
             resource: token.first().map(|text| (*text).to_owned()),
             purpose: token.get(1).map(|text| (*text).to_owned()),
+            job_runs: false,
         };
         policy.explain(&text.parse().expect("a case"))
     };

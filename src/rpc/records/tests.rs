@@ -44,6 +44,7 @@ impl Log {
         let asked = Asked {
             organization: OrganizationId::parse("contoso").ok(),
             resource: Some(Resource::Graph),
+            job_id: None,
         };
         let (records, audit) = (&self.records, &self.records.audit);
         let given = records.record_hand_out(peer, caller, GET_TOKEN, &asked, token);

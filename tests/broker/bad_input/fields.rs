@@ -43,6 +43,8 @@ pub(super) enum Kind {
     Labels,
     /// Names of fields.
     Mask,
+    /// When something ends that lasts a day at most.
+    End,
     /// One of ours. Its fields are fields too.
     Message,
 }
@@ -147,6 +149,7 @@ fn kind(field: &FieldDescriptorProto) -> Kind {
         (Type::Uint32, _) if field.name() == "keys_per_second_max" => Kind::Rate,
         (Type::Uint64, _) if field.name() == "revision" => Kind::Revision,
         (Type::Message, ".google.protobuf.Duration") => Kind::Duration,
+        (Type::Message, ".google.protobuf.Timestamp") if field.name() == "end_time" => Kind::End,
         (Type::Message, ".google.protobuf.Timestamp") => Kind::Timestamp,
         (Type::Message, ".google.protobuf.FieldMask") => Kind::Mask,
         (Type::Message, name) if name.ends_with(".LabelsEntry") => Kind::Labels,

@@ -1,8 +1,9 @@
 //! Requests as a sensible caller makes them; tests change what they are about.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use kodo_broker::{
+    clock::Clock,
     pb::{admin::v1 as admin, v1},
     simulator::pki::Identity,
 };
@@ -58,6 +59,19 @@ pub(crate) fn update(
         }),
         labels: self::labels(labels),
         ..Default::default()
+    }
+}
+
+/// Tells that a worker does a job on Graph, for an hour.
+pub(crate) fn job(id: &str, job_id: &str, worker: &str) -> admin::CreateJobGrantRequest {
+    admin::CreateJobGrantRequest {
+        request_id: Uuid::new_v4().to_string(),
+        organization_id: id.into(),
+        job_id: job_id.into(),
+        workers: format!("spiffe://{}/{worker}", pki::TRUST_DOMAIN),
+        resources: vec![v1::Resource::Graph.into()],
+        purpose: v1::Purpose::Backup.into(),
+        end_time: Some((Clock::system().now() + Duration::from_secs(3600)).into()),
     }
 }
 

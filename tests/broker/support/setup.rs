@@ -17,12 +17,12 @@ resources = ["graph", "exchange", "sharepoint", "azure_ad_graph"]
 
 [[grant]]
 callers = ["spiffe://kodo.test/admin"]
-actions = ["register", "get", "list", "update", "rotate", "revoke", "suspend", "resume"]
+actions = ["register", "get", "list", "update", "rotate", "revoke", "suspend", "resume", "manage_jobs"]
 organizations = ["*"]
 
 [[grant]]
 callers = ["spiffe://kodo.test/eu/admin"]
-actions = ["register", "get", "list", "update", "rotate", "revoke", "suspend", "resume"]
+actions = ["register", "get", "list", "update", "rotate", "revoke", "suspend", "resume", "manage_jobs"]
 organizations = ["eu-*"]
 "#;
 

@@ -253,6 +253,7 @@ impl World {
         let service = TokenService {
             policy: LivePolicy::new(Policy::parse(POLICY, &[trust_domain]).expect("a policy")),
             labels: vault.labels().clone(),
+            jobs: Arc::default(),
             tokens: tokens.clone(),
             deliveries: deliveries.clone(),
             clock,
