@@ -165,30 +165,21 @@ impl Broker {
         let records = Records::start(audit.clone(), clock, &tasks, &end);
         let limits = &affordable(&config.server.limits);
         let seal = Seal::new(records.clone(), metrics.clone());
-        let reflection = config.server.reflection;
-        let identity = IdentityService {
-            mode: config.identity.mode,
-            policy: reloader.policy(),
-            metrics: metrics.clone(),
-        };
         let deliveries = Deliveries::default();
-        let (audited, out) = (audit.clone(), deliveries.clone());
-        let door = Door::new(seal.clone(), identity, reflection, limits, audited, out);
+        let identity = identity_service(config, &reloader, &metrics);
+        let door = sealed_door(config, &seal, identity, &audit, &deliveries);
         let (address, is_sealed) = (listeners.address.clone(), door.is_sealed());
         metrics.gauge("sealed", SEALED, move || is_sealed().into());
-        let (tls, policy) = (reloader.tls(), reloader.policy());
-        let identification =
-            Identification::new(&config.identity, tls.clone(), policy, metrics.clone());
+        let identification = identification(config, &reloader, &metrics);
         let serving = |surface| Serving {
             // Each with its own places: workers cannot take those of operators.
-            acceptor: Acceptor::new(tls.clone(), identification.clone(), limits),
+            acceptor: Acceptor::new(reloader.tls(), identification.clone(), limits),
             door: door.clone(),
             surface,
             stop: stop.clone(),
             end: end.clone(),
         };
-        let all = surfaces(listeners, admin, serving);
-        let cores = Cores::start(all, &tasks).await?;
+        let cores = Cores::start(surfaces(listeners, admin, serving), &tasks).await?;
         let opening = Opening {
             config: config.clone(),
             clock,
@@ -205,8 +196,8 @@ impl Broker {
         let mut opening = Sealed::new(opening, seal, door, health.clone());
         let sealed = opening.attempt().await.err();
         if sealed.as_ref().is_some_and(|error| cause(error).may_pass()) {
-            let (stop, opening) = (stop.clone(), keep_trying(opening));
-            tasks.spawn(async move { stop.run_until_cancelled(opening).await });
+            let trying = stop.clone().run_until_cancelled_owned(keep_trying(opening));
+            tasks.spawn(trying);
         }
         let reload = Arc::new(Notify::new());
         tasks.spawn(reloader.follow(reload.clone(), health.clone(), stop.clone()));
@@ -266,6 +257,47 @@ impl Broker {
         self.cores.one_ended().await;
         Error::Serving("a thread that serves callers is gone".to_owned())
     }
+}
+
+fn identity_service(
+    config: &Config,
+    reloader: &Reloader,
+    metrics: &Arc<Metrics>,
+) -> IdentityService {
+    IdentityService {
+        mode: config.identity.mode,
+        policy: reloader.policy(),
+        metrics: metrics.clone(),
+    }
+}
+
+fn identification(
+    config: &Config,
+    reloader: &Reloader,
+    metrics: &Arc<Metrics>,
+) -> Arc<Identification> {
+    let (tls, policy) = (reloader.tls(), reloader.policy());
+    Identification::new(&config.identity, tls, policy, metrics.clone())
+}
+
+/// Lets callers in, to be told that it is sealed.
+fn sealed_door(
+    config: &Config,
+    seal: &Seal,
+    identity: IdentityService,
+    audit: &Audit,
+    deliveries: &Deliveries,
+) -> Door {
+    let server = &config.server;
+    let (audited, out) = (audit.clone(), deliveries.clone());
+    Door::new(
+        seal.clone(),
+        identity,
+        server.reflection,
+        &server.limits,
+        audited,
+        out,
+    )
 }
 
 /// Few calls that take long: they need no threads of their own.

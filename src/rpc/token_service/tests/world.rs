@@ -28,6 +28,7 @@ use crate::{
     credential::Credential,
     entra::{self, Grant, Principal, TokenEndpoint, TokenRequest, Urgency, outage::Outage},
     hex::Hex,
+    jobs::Jobs,
     kek::local::FileKey,
     metrics::Metrics,
     organization::{
@@ -248,12 +249,13 @@ impl World {
         let (tokens, renewals) = TokenCache::new(mint, Outage::new(), limits, tasks.clone());
         tasks.spawn(renewals.run());
         let deliveries = Deliveries::default();
+        let jobs = Jobs::open(vault.clone(), clock).await;
         let records = Arc::new(Records::new(Audit::off(), clock));
         let trust_domain = TrustDomain::new("kodo.test").expect("a trust domain");
         let service = TokenService {
             policy: LivePolicy::new(Policy::parse(POLICY, &[trust_domain]).expect("a policy")),
             labels: vault.labels().clone(),
-            jobs: Arc::default(),
+            jobs: Arc::new(jobs.expect("none are kept")),
             tokens: tokens.clone(),
             deliveries: deliveries.clone(),
             clock,
