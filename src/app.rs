@@ -150,8 +150,7 @@ impl Broker {
         let reloader = Reloader::begin(config, clock, &metrics).await?;
         let upstream = Upstream::new(config, clock, &metrics)?;
         let listeners = Listeners::bind(&config.server.listen, config.server.threads())?;
-        let admin = bind_admin(config)?;
-        let admin_address = admin.as_ref().map(|listeners| listeners.address.clone());
+        let (admin, admin_address) = bind_admin(config)?;
         let audit = open_audit(config, clock)?;
         let (end, tasks) = (CancellationToken::new(), TaskTracker::new());
         // Ends, too, where the broker is dropped without being stopped.
@@ -168,11 +167,11 @@ impl Broker {
         let deliveries = Deliveries::default();
         let identity = identity_service(config, &reloader, &metrics);
         let door = sealed_door(config, &seal, identity, &audit, &deliveries);
-        let (address, is_sealed) = (listeners.address.clone(), door.is_sealed());
-        metrics.gauge("sealed", SEALED, move || is_sealed().into());
+        let address = listeners.address.clone();
+        tell_of_seal(&door, &metrics);
         let identification = identification(config, &reloader, &metrics);
+        // Each with its own places: workers cannot take those of operators.
         let serving = |surface| Serving {
-            // Each with its own places: workers cannot take those of operators.
             acceptor: Acceptor::new(reloader.tls(), identification.clone(), limits),
             door: door.clone(),
             surface,
@@ -193,13 +192,9 @@ impl Broker {
             stop: stop.clone(),
             end,
         };
-        let mut opening = Sealed::new(opening, seal, door, health.clone());
-        let sealed = opening.attempt().await.err();
-        if sealed.as_ref().is_some_and(|error| cause(error).may_pass()) {
-            let trying = stop.clone().run_until_cancelled_owned(keep_trying(opening));
-            tasks.spawn(trying);
-        }
-        let reload = Arc::new(Notify::new());
+        let opening = Sealed::new(opening, seal, door, health.clone());
+        let sealed = first_attempt(opening, &tasks, &stop).await;
+        let reload = Arc::<Notify>::default();
         tasks.spawn(reloader.follow(reload.clone(), health.clone(), stop.clone()));
         tracing::info!(%address, ?admin_address, ?health_address, ?metrics_address, "serving");
         Ok(Self {
@@ -301,9 +296,13 @@ fn sealed_door(
 }
 
 /// Few calls that take long: they need no threads of their own.
-fn bind_admin(config: &Config) -> io::Result<Option<Listeners>> {
-    let admin = config.server.admin_listen.as_ref();
-    admin.map(|address| Listeners::bind(address, 0)).transpose()
+fn bind_admin(config: &Config) -> io::Result<(Option<Listeners>, Option<ListenAddress>)> {
+    let Some(address) = &config.server.admin_listen else {
+        return Ok((None, None));
+    };
+    let listeners = Listeners::bind(address, 0)?;
+    let address = listeners.address.clone();
+    Ok((Some(listeners), Some(address)))
 }
 
 /// What is served where.
@@ -319,6 +318,26 @@ fn surfaces(
             (admin, serving(Surface::Admin)),
         ],
     }
+}
+
+/// Tries to open what the broker guards, and again and again if that may help. Why it is sealed, if it
+/// is.
+async fn first_attempt(
+    mut opening: Sealed,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Option<Error> {
+    let sealed = opening.attempt().await.err();
+    if sealed.as_ref().is_some_and(|error| cause(error).may_pass()) {
+        let trying = stop.clone().run_until_cancelled_owned(keep_trying(opening));
+        tasks.spawn(trying);
+    }
+    sealed
+}
+
+fn tell_of_seal(door: &Door, metrics: &Metrics) {
+    let is_sealed = door.is_sealed();
+    metrics.gauge("sealed", SEALED, move || is_sealed().into());
 }
 
 fn warn_of_plaintext(config: &Config) {

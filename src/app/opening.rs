@@ -159,14 +159,13 @@ impl Opening {
         let failing = store.clone();
         self.metrics.gauge(
             "store_failed",
-            "Whether the store takes no more changes until a restart: 1 or 0",
+            "Whether the store takes no changes at present: 1 or 0",
             move || failing.has_failed().into(),
         );
         Ok((vault, jobs))
     }
 
     fn services(&self, vault: Arc<Vault>, jobs: Arc<Jobs>) -> Services {
-        let (tokens, limits) = (&self.config.tokens, &self.config.server.limits);
         let engine = Engine::start(
             &self.config,
             self.clock,
@@ -178,12 +177,39 @@ impl Opening {
         let (end, ending) = (self.end.clone(), engine::sweep_jobs(jobs.clone()));
         self.tasks
             .spawn(async move { end.run_until_cancelled(ending).await });
+        self.figures(&engine, &vault, &jobs);
+        Services {
+            tokens: self.token_service(&engine, &vault, &jobs),
+            audit: self.audit_service(&vault),
+            jobs: JobGrantService {
+                policy: self.policy.clone(),
+                jobs,
+                vault: vault.clone(),
+                clock: self.clock,
+                records: self.records.clone(),
+                metrics: self.metrics.clone(),
+                call_timeout: self.config.server.limits.call_timeout(),
+            },
+            store: StoreService {
+                policy: self.policy.clone(),
+                vault: vault.clone(),
+                records: self.records.clone(),
+                metrics: self.metrics.clone(),
+                tasks: self.tasks.clone(),
+                stop: self.stop.clone(),
+            },
+            organizations: self.organization_service(engine, vault),
+        }
+    }
+
+    /// Figures of what is in memory.
+    fn figures(&self, engine: &Engine, vault: &Arc<Vault>, jobs: &Arc<Jobs>) {
         let running = jobs.clone();
-        let help = "Organizations that a job grant is there for";
-        self.metrics
-            .gauge("organizations_with_jobs", help, move || {
-                running.organizations()
-            });
+        self.metrics.gauge(
+            "organizations_with_jobs",
+            "Organizations that a job grant is there for",
+            move || running.organizations(),
+        );
         let counted = engine.tokens.clone();
         self.metrics
             .gauge("tokens", "Tokens in memory", move || counted.len());
@@ -199,66 +225,52 @@ impl Opening {
             "KEKs that open older copies of the store for organizations that are to be shredded",
             move || waiting.keks_waited_for(),
         );
-        Services {
-            tokens: TokenService {
-                policy: self.policy.clone(),
-                labels: vault.labels().clone(),
-                jobs: jobs.clone(),
-                tokens: engine.tokens.clone(),
-                deliveries: self.deliveries.clone(),
-                clock: self.clock,
-                records: self.records.clone(),
-                metrics: self.metrics.clone(),
-                margin: tokens.margin(),
-                waiting: Arc::new(Semaphore::new(limits.waiting_calls_max())),
-                streams: Arc::new(Semaphore::new(tokens.streams_max())),
-                stop: self.stop.clone(),
-                call_timeout: limits.call_timeout(),
-            },
-            audit: AuditService {
-                policy: self.policy.clone(),
-                labels: vault.labels().clone(),
-                file: self.config.audit.file.clone(),
-                records: self.records.clone(),
-                metrics: self.metrics.clone(),
-                clock: self.clock,
-                call_timeout: limits.call_timeout(),
-                // Each reads as much as the disk gives.
-                places: Arc::new(Semaphore::new(1)),
-            },
-            jobs: JobGrantService {
-                policy: self.policy.clone(),
-                jobs,
-                vault: vault.clone(),
-                clock: self.clock,
-                records: self.records.clone(),
-                metrics: self.metrics.clone(),
-                call_timeout: limits.call_timeout(),
-            },
-            store: StoreService {
-                policy: self.policy.clone(),
-                vault: vault.clone(),
-                records: self.records.clone(),
-                metrics: self.metrics.clone(),
-                tasks: self.tasks.clone(),
-                stop: self.stop.clone(),
-            },
-            organizations: OrganizationService {
-                policy: self.policy.clone(),
-                vault,
-                registrar: engine.registrar(
-                    &self.upstream,
-                    &self.deliveries,
-                    self.clock,
-                    &self.tasks,
-                ),
-                hand_outs: self.records.hand_outs(),
-                clock: self.clock,
-                audit: self.audit.clone(),
-                records: self.records.clone(),
-                metrics: self.metrics.clone(),
-                call_timeout: limits.call_timeout(),
-            },
+    }
+
+    fn token_service(&self, engine: &Engine, vault: &Vault, jobs: &Arc<Jobs>) -> TokenService {
+        let (tokens, limits) = (&self.config.tokens, &self.config.server.limits);
+        TokenService {
+            policy: self.policy.clone(),
+            labels: vault.labels().clone(),
+            jobs: jobs.clone(),
+            tokens: engine.tokens.clone(),
+            deliveries: self.deliveries.clone(),
+            clock: self.clock,
+            records: self.records.clone(),
+            metrics: self.metrics.clone(),
+            margin: tokens.margin(),
+            waiting: Arc::new(Semaphore::new(limits.waiting_calls_max())),
+            streams: Arc::new(Semaphore::new(tokens.streams_max())),
+            stop: self.stop.clone(),
+            call_timeout: limits.call_timeout(),
+        }
+    }
+
+    fn audit_service(&self, vault: &Vault) -> AuditService {
+        AuditService {
+            policy: self.policy.clone(),
+            labels: vault.labels().clone(),
+            file: self.config.audit.file.clone(),
+            records: self.records.clone(),
+            metrics: self.metrics.clone(),
+            clock: self.clock,
+            call_timeout: self.config.server.limits.call_timeout(),
+            // Each reads as much as the disk gives.
+            places: Arc::new(Semaphore::new(1)),
+        }
+    }
+
+    fn organization_service(&self, engine: Engine, vault: Arc<Vault>) -> OrganizationService {
+        OrganizationService {
+            policy: self.policy.clone(),
+            vault,
+            registrar: engine.registrar(&self.upstream, &self.deliveries, self.clock, &self.tasks),
+            hand_outs: self.records.hand_outs(),
+            clock: self.clock,
+            audit: self.audit.clone(),
+            records: self.records.clone(),
+            metrics: self.metrics.clone(),
+            call_timeout: self.config.server.limits.call_timeout(),
         }
     }
 }

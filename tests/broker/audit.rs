@@ -10,6 +10,7 @@ use kodo_broker::pb::{
     admin::v1::{GetExposureRequest, TraceTokenRequest, audit_service_client::AuditServiceClient},
     v1::{ErrorReason, Resource},
 };
+use prost_types::Timestamp;
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tonic::Code;
@@ -17,6 +18,13 @@ use tonic::Code;
 use crate::support::{CONTOSO, Fixture, SECRET, Setup, assert_refused, pki, request, token};
 
 const IN_THE_FOLDER: &str = "[audit]\nfile = \"{folder}/audit.jsonl\"";
+
+/// Each is worked out from the monotonic clock when it is told, so they are a little apart.
+fn assert_near(one: Timestamp, other: Timestamp) {
+    let [one, other] = [one, other].map(|time| SystemTime::try_from(time).expect("a time"));
+    let apart = one.max(other).duration_since(one.min(other));
+    assert!(apart.expect("in order") < Duration::from_millis(100));
+}
 
 fn lines(fixture: &Fixture) -> Vec<Value> {
     let text = fs::read_to_string(fixture.path("audit.jsonl")).expect("it is there");
@@ -70,7 +78,8 @@ async fn every_call_of_somebody_known_is_on_record_with_what_came_of_it() {
     assert_eq!(given_line["fingerprint"], given.fingerprint);
     assert_eq!(given_line["credential_version"], given.credential_version);
     let expire_time = given.expire_time.expect("every token ends");
-    assert_eq!(given_line["expire_time"], expire_time.to_string());
+    let recorded = given_line["expire_time"].as_str().expect("a text").parse();
+    assert_near(recorded.expect("a time"), expire_time);
     let text = fs::read_to_string(fixture.path("audit.jsonl")).expect("it is there");
     assert!(!text.contains(&given.access_token) && !text.contains(SECRET));
 }
@@ -140,13 +149,10 @@ async fn the_log_is_asked_by_those_who_may_and_tells_of_their_organizations_only
     let told = told.into_inner().hand_outs;
     assert_eq!(told.len(), 1);
     assert_eq!(told[0].caller, "spiffe://kodo.test/worker");
-    // Worked out from the monotonic clock for each of them.
-    let [told_end, given_end] = [&told[0].expire_time, &given[0].expire_time]
-        .map(|time| SystemTime::try_from(time.expect("a time")).expect("a time"));
-    let apart = told_end
-        .max(given_end)
-        .duration_since(told_end.min(given_end));
-    assert!(apart.expect("in order") < Duration::from_millis(100));
+    assert_near(
+        told[0].expire_time.expect("every token ends"),
+        given[0].expire_time.expect("every token ends"),
+    );
     assert_eq!((told[0].resource.as_str(), told[0].times), ("graph", 1));
     let told = ask("admin").get_exposure(exposure()).await.expect("may");
     let told = told.into_inner().hand_outs;

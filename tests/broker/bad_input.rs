@@ -235,6 +235,13 @@ fn accepted(rpc: &str, field: &str) -> Vec<u8> {
             keys_per_second_max: 100,
         }
         .encode_to_vec(),
+        other => question(other),
+    }
+}
+
+/// The same of what is asked of the audit log.
+fn question(rpc: &str) -> Vec<u8> {
+    match rpc {
         "TraceToken" => admin::TraceTokenRequest {
             fingerprint: "0".repeat(64),
         }

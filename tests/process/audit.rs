@@ -128,12 +128,12 @@ async fn without_room_no_token_leaves_and_with_room_the_broker_goes_on_by_itself
     let full = site.path("full");
     let mut command = site.serve_command();
     shim::put_under(&mut command, &site.path("log"));
-    command.env("KODO_DISK_FULL", &full);
+    command.env("KODO_DISK_ROOM", &full);
     let broker = site.serve_as(command).await;
     register(&site, "contoso");
     let first = token(&site, "contoso", Resource::Graph).await;
     let first = first.expect("there is room");
-    fs::write(&full, b"").expect("writes");
+    fs::write(&full, b"0").expect("writes");
     let mut leaked = Vec::new();
     // The first one finds the disk full, and its connection breaks; the others are refused, also with
     // a token that is on record already.

@@ -57,7 +57,7 @@ async fn nothing_starts_where_callers_could_be_anybody() {
         (without_tls.clone(), "[server.tls] is missing"),
         (
             without(&sound, &["client_ca_file"]),
-            "identity.client_ca_file is missing",
+            "needs a client_ca_file",
         ),
         (
             of(&sound, "trusted_proxies = [\"127.0.0.1\"]"),

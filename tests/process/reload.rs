@@ -46,11 +46,10 @@ async fn sighup_takes_what_has_changed_and_the_log_filter_too() {
     serving.logged("in force after a restart only", 1);
     serving.logged("\"reloaded: ", 1);
     let ended = serving.stop();
-    for (said, times) in [
-        ("nothing to reload", 1),
-        ("\"reloaded: ", 1),
-        ("NOT RELOADED", 1),
-    ] {
+    for (said, times) in [("nothing to reload", 1), ("\"reloaded: ", 1)] {
         assert_eq!(ended.err.matches(said).count(), times, "{said}: {ended:?}");
     }
+    // The poll may have seen it before whoever asked did, who is told in any case.
+    let refusals = ended.err.matches("NOT RELOADED").count();
+    assert!((1..=2).contains(&refusals), "{refusals}: {ended:?}");
 }

@@ -18,7 +18,7 @@ use super::{
 const STREAMS: usize = 5_000;
 const CONNECTIONS: usize = 25;
 /// What one stream may cost the broker, everything included. Unoptimized, its futures are larger.
-const BYTES_MAX: usize = 10 * 1024;
+const BYTES_MAX: usize = 12 * 1024;
 
 async fn connect(site: &Site, serving: &Serving) -> Channel {
     let read = |name: &str| fs::read(site.path(name)).expect("a file of the site");

@@ -80,7 +80,7 @@ fn only_those_who_are_named_are_proxies() {
         (&nobody, Origin::User(0), false),
         (&nobody, Origin::Unknown, false),
     ] {
-        let callers = on(&identification, origin);
+        let callers = on(identification, origin);
         assert_eq!(callers.are_nobody(), !trusted, "{origin}");
         let expected = if trusted {
             Ok("spiffe://kodo.test/worker".to_owned())
