@@ -37,6 +37,10 @@ const AT_ONCE: usize = 512;
 const COUNTED: Duration = Duration::from_secs(3);
 /// What a store keeps free for a full disk is nobody's record.
 const RESERVE: &str = "kodo-broker.reserve";
+/// Organizations that are asked for while keys are re-wrapped.
+const ASKED: usize = 100;
+/// For how long that is measured before.
+const QUIET: Duration = Duration::from_secs(3);
 const LOAD: Load = Load {
     connections: 8,
     in_flight: 32,
@@ -175,20 +179,21 @@ async fn rewrap(site: &Site, size: usize, rounds: Rounds) -> Result<(), Failure>
     let name = name(size);
     site.write("kek", format!("{NEW_KEK}\n{KEK}\n"))?;
     let broker = Broker::start(site, &name, Store::Sled)?;
-    let ids: Vec<_> = (0..1000.min(size))
+    let ids: Vec<_> = (0..ASKED.min(size))
         .map(|number| Organization {
             id: id(number),
             tenant: Uuid::nil(),
         })
         .collect();
     let target = broker.target(site, &ids, Resource::Graph);
-    // All tokens are there then.
-    let warm = |measured| Timing {
-        warm_up: rounds.timing.warm_up * 10,
-        measured,
+    let run = |measured| {
+        let warm_up = rounds.timing.warm_up;
+        let timing = Timing { warm_up, measured };
+        tokio::task::block_in_place(|| load::run(&target, LOAD, timing))
     };
-    let quiet = Duration::from_secs(2);
-    let quiet = tokio::task::block_in_place(|| load::run(&target, LOAD, warm(quiet)))?;
+    // The first one gets the tokens.
+    run(QUIET)?;
+    let quiet = run(QUIET)?;
     let connection = ConnectionConfig::load(site.path(&format!("{name}-admin.toml")))?;
     let operator = Operator::connect(&connection).await?;
     let began = Instant::now();

@@ -2,11 +2,11 @@
 //! decisions are what its grants say one by one.
 #![no_main]
 
-use std::sync::{Arc, LazyLock};
+use std::{slice, sync::LazyLock};
 
 use kodo_broker::{
     authz::{
-        Caller, Policy, Wanted,
+        Caller, LivePolicy, Policy, Wanted,
         explain::{CaseText, trust_domain},
     },
     config::Config,
@@ -33,8 +33,8 @@ const CASES: [(&str, Option<&str>, Option<&str>); 4] = [
 
 fuzz_target!(|text: &str| {
     let _ = trust_domain(text);
-    let policy = match Policy::parse(text, &EXAMPLE.identity.trust_domain) {
-        Ok(policy) => Arc::new(policy),
+    let policy = match Policy::parse(text, slice::from_ref(&EXAMPLE.identity.trust_domain)) {
+        Ok(policy) => LivePolicy::new(policy),
         Err(reason) => {
             assert!(reason.contains("line"), "no place is told: {reason}");
             return;
@@ -53,10 +53,10 @@ fuzz_target!(|text: &str| {
                     job_runs: false,
                 };
                 let case = case.parse().expect("a case");
-                let explained = policy.explain(&case);
+                let explained = policy.current().explain(&case);
                 let any = explained.grants.iter().any(|grant| grant.says.is_ok());
                 assert_eq!(explained.decision.is_ok(), any);
-                let caller = Caller::new(case.caller.clone(), policy.clone());
+                let caller = Caller::new(case.caller.clone(), &policy.current());
                 let _ = policy.limits_of(&caller);
                 if let Some(resource) = &case.resource {
                     let purpose = case.purpose;

@@ -8,23 +8,23 @@ use libfuzzer_sys::fuzz_target;
 use rustls_pki_types::CertificateDer;
 use spiffe::TrustDomain;
 
-static DOMAIN: LazyLock<TrustDomain> =
-    LazyLock::new(|| TrustDomain::new("kodo.test").expect("a trust domain"));
+static DOMAINS: LazyLock<[TrustDomain; 1]> =
+    LazyLock::new(|| [TrustDomain::new("kodo.test").expect("a trust domain")]);
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(text) = str::from_utf8(bytes)
-        && let Ok(id) = peer::workload(text, &DOMAIN)
+        && let Ok(id) = peer::workload(text, &*DOMAINS)
     {
         assert_eq!(id.to_string(), text, "an id is read as it is written");
         is_of_workload(text);
     }
-    if let Ok(id) = linkerd::client(bytes, "linkerd", &DOMAIN) {
+    if let Ok(id) = linkerd::client(bytes, "linkerd", &*DOMAINS) {
         let id = id.to_string();
         is_of_workload(&id);
         assert!(bytes.starts_with(b"spiffe://") || id.starts_with("spiffe://kodo.test/ns/"));
     }
     let chain = [CertificateDer::from(bytes)];
-    if let Ok(id) = peer::identify(Some(&chain), &DOMAIN) {
+    if let Ok(id) = peer::identify(Some(&chain), &*DOMAINS) {
         is_of_workload(&id.to_string());
     }
 });
