@@ -6,6 +6,8 @@ import pytest
 
 from canary import encodings, found_in
 
+# Room that the store keeps free: long, and nothing is ever written to it.
+RESERVE = "kodo-broker.reserve"
 JWT = re.compile(rb"eyJ[\w-]{10,}\.eyJ[\w-]{10,}")
 
 
@@ -41,6 +43,9 @@ def test_data_directory_holds_neither_secret_nor_name(ended, canaries):
         assert files, "nothing was stored"
         for path in files:
             content = path.read_bytes()
+            if path.name == RESERVE:
+                assert not content.strip(b"\0"), path
+                continue
             assert not found_in(content, canaries.secrets | canaries.identifiers), path
             assert not JWT.search(content)
             assert not found_in(str(path).encode(), canaries.identifiers)
