@@ -278,14 +278,7 @@ async fn rotate(
 ) -> Result<(), Error> {
     let credential = arguments.credential.read(console.input)?;
     let operator = operator(options).await?;
-    let revision = match arguments.revision {
-        Some(revision) => revision,
-        None => {
-            current(&operator, &arguments.organization_id)
-                .await?
-                .revision
-        }
-    };
+    let revision = revision(&operator, &arguments.organization_id, arguments.revision).await?;
     let again = again(revision, &arguments.request);
     let response = operator.rotate(RotateCredentialRequest {
         request_id: arguments.request.request_id,
@@ -320,10 +313,7 @@ async fn revoke(
         )));
     }
     let operator = operator(options).await?;
-    let revision = match arguments.revision {
-        Some(revision) => revision,
-        None => current(&operator, &organization_id).await?.revision,
-    };
+    let revision = revision(&operator, &organization_id, arguments.revision).await?;
     let again = again(revision, &arguments.request);
     let response = operator.revoke(RevokeOrganizationRequest {
         request_id: arguments.request.request_id,
@@ -359,6 +349,18 @@ async fn revoke(
 
 async fn operator(options: &Options) -> Result<Operator, Error> {
     Ok(Operator::connect(&connection(options)?).await?)
+}
+
+/// The revision that a change is to be of: the one that was given, or whichever is the current one.
+async fn revision(
+    operator: &Operator,
+    organization_id: &str,
+    given: Option<u64>,
+) -> Result<u64, Error> {
+    match given {
+        Some(revision) => Ok(revision),
+        None => Ok(current(operator, organization_id).await?.revision),
+    }
 }
 
 /// The organization as it is now.

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{
-    Change, ExposureView, RequestArguments, again, complete, current, operator, report, write,
+    Change, ExposureView, RequestArguments, again, complete, operator, report, revision, write,
 };
 use crate::{
     cli::{Console, Options, error::Error},
@@ -49,10 +49,7 @@ pub(super) async fn suspend(
 ) -> Result<(), Error> {
     let organization_id = arguments.organization_id;
     let operator = operator(options).await?;
-    let revision = match arguments.revision {
-        Some(revision) => revision,
-        None => current(&operator, &organization_id).await?.revision,
-    };
+    let revision = revision(&operator, &organization_id, arguments.revision).await?;
     let again = again(revision, &arguments.request);
     let response = operator.suspend(SuspendOrganizationRequest {
         request_id: arguments.request.request_id,
@@ -80,10 +77,7 @@ pub(super) async fn resume(
 ) -> Result<(), Error> {
     let organization_id = arguments.organization_id;
     let operator = operator(options).await?;
-    let revision = match arguments.revision {
-        Some(revision) => revision,
-        None => current(&operator, &organization_id).await?.revision,
-    };
+    let revision = revision(&operator, &organization_id, arguments.revision).await?;
     let again = again(revision, &arguments.request);
     let response = operator.resume(ResumeOrganizationRequest {
         request_id: arguments.request.request_id,
