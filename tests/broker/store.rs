@@ -253,6 +253,17 @@ async fn a_shredding_is_told_until_the_kek_is_gone() {
     let again = again.expect("is known").into_inner();
     assert_eq!(again.organization, answer.organization);
     assert_eq!(again.keks_to_destroy, answer.keks_to_destroy);
+    // `since` is worked out from the monotonic clock at each telling.
+    let told = |answer: &admin::RevokeOrganizationResponse| {
+        let told = answer.outstanding_tokens.clone().expect("is told");
+        (
+            told.count,
+            told.last_expire_time,
+            told.holders,
+            told.truncated,
+        )
+    };
+    assert_eq!(told(&again), told(&answer));
     let other = admin::RevokeOrganizationRequest {
         shred: false,
         ..request
