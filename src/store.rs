@@ -17,6 +17,10 @@ pub mod sled;
 pub const KEY_BYTES_MAX: usize = 64;
 /// Longest value, in bytes: a certificate with its key (64 KiB as they come in) and names.
 pub const VALUE_BYTES_MAX: usize = 96 * 1024;
+/// Most writes of one transaction.
+pub const WRITES_MAX: usize = 256;
+/// Most that the values of one transaction take together, in bytes.
+pub const TRANSACTION_BYTES_MAX: usize = 256 * 1024;
 /// Most entries that one scan returns.
 pub const SCAN_MAX: usize = 1000;
 
@@ -128,8 +132,8 @@ pub enum Error {
     /// A [`Write::Update`] was refused by its function.
     #[error("an entry is not one that can be updated")]
     NotUpdated,
-    /// A key or value outside the limits: a defect of the caller.
-    #[error("a key or value is outside the limits of the store")]
+    /// A value or a transaction outside the limits: a defect of the caller.
+    #[error("a value or a transaction is outside the limits of the store")]
     OutOfLimits,
 }
 
@@ -194,10 +198,13 @@ impl Compare {
 
 impl Transaction {
     fn within_limits(&self) -> bool {
-        self.writes.iter().all(|write| match write {
-            Write::Put(_, value) => value.len() <= VALUE_BYTES_MAX,
-            Write::Delete(_) | Write::Update(..) => true,
-        })
+        let lengths = self.writes.iter().map(|write| match write {
+            Write::Put(_, value) => value.len(),
+            Write::Delete(_) | Write::Update(..) => 0,
+        });
+        self.writes.len() <= WRITES_MAX
+            && lengths.clone().all(|length| length <= VALUE_BYTES_MAX)
+            && lengths.sum::<usize>() <= TRANSACTION_BYTES_MAX
     }
 }
 

@@ -113,6 +113,12 @@ async fn limits_are_kept(store: &dyn Store) {
     let large = vec![0; super::VALUE_BYTES_MAX + 1];
     let refused = commit(store, vec![], vec![Write::Put(key("large"), large)]).await;
     assert!(matches!(refused, Err(Error::OutOfLimits)));
+    let many = vec![Write::Delete(key("large")); super::WRITES_MAX + 1];
+    let refused = commit(store, vec![], many).await;
+    assert!(matches!(refused, Err(Error::OutOfLimits)));
+    let put = Write::Put(key("large"), vec![0; super::TRANSACTION_BYTES_MAX / 4 + 1]);
+    let refused = commit(store, vec![], vec![put; 4]).await;
+    assert!(matches!(refused, Err(Error::OutOfLimits)));
     assert!(store.get(&key("large")).await.expect("reads").is_none());
 }
 

@@ -7,7 +7,11 @@
 //!   log file through a descriptor of our own, several commits sharing one of each;
 //! - a crash while it opens leaves `snap.*.generating`, which the next open mistakes for the newest
 //!   snapshot (issue 1527): such files are removed first;
+//! - it wipes what its last snapshot does not name before that snapshot has its name for certain: it is
+//!   stopped in between (`opening`);
 //! - it panics on some damaged files: the panic is caught and reported as a refusal;
+//! - what is larger than a quarter of one of its segments goes to files that it never syncs: values lie in
+//!   parts that are smaller (`rows`);
 //! - it takes a file that the disk cannot read for the leftover of a crash, and wipes it: all files are
 //!   read through before it opens them;
 //! - it may wait for ever for a thread of its own that has failed: it is woken (`nudge`), and the wait for
@@ -25,13 +29,17 @@ mod apply;
 mod beginning;
 mod database;
 mod nudge;
+mod opening;
 mod recovery;
 mod reserve;
+mod rows;
 mod slot;
+mod sync;
 mod writer;
 
 use beginning::Mark;
-use database::{Database, unopenable};
+use database::Database;
+use opening::unopenable;
 use recovery::Failure;
 use reserve::Reserve;
 use slot::{Readers, Slot};

@@ -25,7 +25,7 @@ use crate::{
     },
     sealed::{self, CryptoFailed},
     secret::SymmetricKey,
-    store::{Compare, Key, SCAN_MAX, Transaction, Write},
+    store::{Compare, Key, SCAN_MAX, Transaction, WRITES_MAX, Write},
 };
 
 const JOB_GRANTS: &[u8] = b"j/";
@@ -132,10 +132,12 @@ impl Vault {
                 }
             }
         }
-        if !ended.is_empty() {
-            let compares = Vec::new();
-            let writes = ended;
-            self.store.commit(Transaction { compares, writes }).await?;
+        for ended in ended.chunks(WRITES_MAX) {
+            let transaction = Transaction {
+                compares: vec![],
+                writes: ended.to_vec(),
+            };
+            self.store.commit(transaction).await?;
         }
         Ok(found)
     }

@@ -45,6 +45,9 @@ pub struct KeptToken {
     pub expire_time: SystemTime,
 }
 
+/// Tokens that are deleted in one transaction.
+const DELETED_AT_ONCE: usize = 32;
+
 /// What one call of [`Vault::sweep_tokens`] did.
 #[derive(Debug, Default)]
 pub struct Swept {
@@ -145,26 +148,26 @@ impl Vault {
         let found = self.store.scan(TOKENS, after, limit).await?;
         let full = found.len() == limit;
         let next = found.last().filter(|_| full).map(|(key, _)| key.clone());
-        let mut transaction = Transaction::default();
+        let mut ended = Vec::new();
         for (key, entry) in found {
-            let ended = match stored::parse(&entry.value) {
+            let has_ended = match stored::parse(&entry.value) {
                 Ok((header, _)) => header.has_ended(now),
                 // A newer broker wrote it, and may come back.
                 Err(Error::Newer(_)) => false,
                 Err(_) => true,
             };
-            if ended {
+            if has_ended {
                 let unchanged = Compare::Unchanged(key.clone(), entry.revision);
-                transaction.compares.push(unchanged);
-                transaction.writes.push(Write::Delete(key));
+                ended.push((unchanged, Write::Delete(key)));
             }
         }
-        let mut deleted = transaction.writes.len();
-        if deleted > 0 {
-            match self.store.commit(transaction).await {
-                Ok(_) => {}
+        let mut deleted = 0;
+        for part in ended.chunks(DELETED_AT_ONCE) {
+            let (compares, writes) = part.iter().cloned().unzip();
+            match self.store.commit(Transaction { compares, writes }).await {
+                Ok(_) => deleted += part.len(),
                 // One of them was just replaced; the others are swept the next time.
-                Err(store::Error::Conflict) => deleted = 0,
+                Err(store::Error::Conflict) => {}
                 Err(error) => return Err(error.into()),
             }
         }

@@ -23,7 +23,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::{is_long_run, numbers::Numbers, report};
+use crate::{is_long_run, numbers::Numbers, report, seed};
 
 const SEED: u64 = 0x6461_6d61_6765;
 const TRIALS: u64 = 1000;
@@ -158,7 +158,7 @@ impl Site {
         let trials = if is_long_run() { TRIALS_LONG } else { TRIALS };
         let (mut intact, mut refused) = (0, BTreeMap::<String, u64>::new());
         for trial in 0..trials {
-            let seed = SEED ^ (trial << 20) ^ what.len() as u64;
+            let seed = seed(SEED) ^ (trial << 20) ^ what.len() as u64;
             let directory = folder();
             copy(self.latest.path(), directory.path());
             harm(&mut Numbers(seed), directory.path());
@@ -335,7 +335,7 @@ async fn no_exchanged_row_is_a_silent_loss() {
     let older = rows(site.older.path()).await;
     let latest = rows(site.latest.path()).await;
     let trials = if is_long_run() { TRIALS_LONG } else { TRIALS };
-    let mut numbers = Numbers(SEED);
+    let mut numbers = Numbers(seed(SEED));
     let mut pick = |count: usize| usize::try_from(numbers.below(count as u64)).expect("few");
     let store = Arc::new(open_store(site.latest.path()).await.expect("opens"));
     let (mut refused, mut exchanged) = (0, 0);

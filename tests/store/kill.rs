@@ -14,6 +14,7 @@ use crate::{
     numbers::Numbers,
     report,
     role::{Line, Role, lines},
+    seed,
 };
 
 const SEED: u64 = 0x6b69_6c6c;
@@ -37,9 +38,10 @@ struct Outcome {
 #[test]
 fn nothing_acknowledged_is_lost_to_a_kill() {
     let cycles = if is_long_run() { CYCLES_LONG } else { CYCLES };
+    let seed = seed(SEED);
     let began = Instant::now();
     let lanes: Vec<_> = (0..LANES)
-        .map(|lane| thread::spawn(move || kill_again_and_again(SEED + lane, cycles / LANES)))
+        .map(|lane| thread::spawn(move || kill_again_and_again(seed + lane, cycles / LANES)))
         .collect();
     let mut total = Outcome {
         acknowledged: 0,
@@ -53,7 +55,7 @@ fn nothing_acknowledged_is_lost_to_a_kill() {
         total.slowest_open = total.slowest_open.max(outcome.slowest_open);
     }
     report(&format!(
-        "seed {SEED:#x}: {cycles} kills in {:.0?}, {} of them while the store opened; {} commits \
+        "seed {seed:#x}: {cycles} kills in {:.0?}, {} of them while the store opened; {} commits \
          acknowledged, none lost; slowest start {:.0?}",
         began.elapsed(),
         total.killed_while_opening,

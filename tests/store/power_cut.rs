@@ -15,7 +15,7 @@ use crate::{
     numbers::Numbers,
     report,
     role::{Line, Role, lines},
-    shim,
+    seed, shim,
 };
 
 const SEED: u64 = 0x706f_7765;
@@ -174,6 +174,13 @@ impl Disk {
         }
     }
 
+    /// Writes the same once more where it stays: the first was changed as it was opened.
+    fn keep(&self, mut numbers: Numbers, from: &str) -> String {
+        let kept = tempfile::tempdir().expect("a folder").keep();
+        self.cut(&mut numbers, from, &kept);
+        kept.display().to_string()
+    }
+
     /// Writes what may be left of `from` to `to`.
     fn cut(&self, numbers: &mut Numbers, from: &str, to: &Path) {
         fs::create_dir_all(to.join("blobs")).expect("a folder");
@@ -221,7 +228,8 @@ fn nothing_acknowledged_is_lost_to_a_power_cut() {
 
     let images = if is_long_run() { IMAGES_LONG } else { IMAGES };
     let began = Instant::now();
-    let mut numbers = Numbers(SEED);
+    let seed = seed(SEED);
+    let mut numbers = Numbers(seed);
     let mut cuts: Vec<_> = (0..images)
         .map(|_| numbers.below(calls.len() as u64 + 1) as usize)
         .collect();
@@ -241,6 +249,7 @@ fn nothing_acknowledged_is_lost_to_a_power_cut() {
             at += 1;
         }
         let image_folder = tempfile::tempdir().expect("a folder");
+        let again = Numbers(numbers.0);
         disk.cut(&mut numbers, &from, image_folder.path());
         let name = format!("image {image}, cut before call {cut} of {}", calls.len());
         match read(image_folder.path(), ROLE) {
@@ -248,11 +257,16 @@ fn nothing_acknowledged_is_lost_to_a_power_cut() {
                 load::compare(&found, &acknowledged, &sent, &name);
                 whole += 1;
             }
-            Err(reason) => failures.push(format!("{name}: {acknowledged:?}: {reason}")),
+            Err(reason) => {
+                let kept = disk.keep(again, &from);
+                failures.push(format!(
+                    "{name}: {acknowledged:?}: {reason}; kept in {kept}"
+                ));
+            }
         }
     }
     report(&format!(
-        "seed {SEED:#x}: {images} power cuts in a record of {} calls, {whole} opened whole, {} refused, \
+        "seed {seed:#x}: {images} power cuts in a record of {} calls, {whole} opened whole, {} refused, \
          in {:.0?}",
         calls.len(),
         failures.len(),

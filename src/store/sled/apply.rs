@@ -1,12 +1,11 @@
 //! One transaction on sled's trees.
 
-use sled::transaction::{
-    ConflictableTransactionError, TransactionError, Transactional as _, TransactionalTree,
-};
+use sled::transaction::{TransactionError, Transactional as _, TransactionalTree};
 
 use super::{
     super::{Compare, Error, Revision, Transaction, Write},
     database::Database,
+    rows::{Refusal, Rows},
 };
 
 /// Holds the number of the last commit, 8 bytes.
@@ -19,8 +18,10 @@ impl Database {
         &self,
         transaction: &Transaction,
     ) -> Result<Result<Revision, Error>, sled::Error> {
-        let applied = (&self.trees().records, &self.trees().counters)
-            .transaction(|(records, counters)| apply(transaction, records, counters));
+        let trees = self.trees();
+        let applied = (&trees.records, &trees.parts, &trees.counters).transaction(
+            |(records, parts, counters)| apply(transaction, &Rows { records, parts }, counters),
+        );
         match applied {
             Ok(revision) => Ok(Ok(Revision(revision))),
             Err(TransactionError::Abort(error)) => Ok(Err(error)),
@@ -32,24 +33,21 @@ impl Database {
 /// sled may run it several times, so it does nothing but read and write the trees.
 fn apply(
     transaction: &Transaction,
-    records: &TransactionalTree,
+    rows: &Rows<'_>,
     counters: &TransactionalTree,
-) -> Result<u64, ConflictableTransactionError<Error>> {
-    let abort = |error| Err(ConflictableTransactionError::Abort(error));
-    let number = |stored: Option<sled::IVec>| {
-        let bytes = stored
-            .as_deref()
-            .and_then(|value| value.first_chunk().copied());
-        bytes.map(u64::from_be_bytes)
-    };
+) -> Result<u64, Refusal> {
     for compare in &transaction.compares {
         let (Compare::Absent(key) | Compare::Unchanged(key, _)) = compare;
-        let current = number(records.get(key.as_bytes())?).map(Revision);
+        let current = rows.revision(key)?;
         if !compare.holds(|_| current) {
-            return abort(Error::Conflict);
+            return Err(Refusal::Abort(Error::Conflict));
         }
     }
-    let last = number(counters.get(REVISION)?).unwrap_or(0);
+    let last = counters.get(REVISION)?;
+    let last = last
+        .as_deref()
+        .and_then(|value| value.first_chunk().copied());
+    let last = last.map_or(0, u64::from_be_bytes);
     if transaction.writes.is_empty() {
         return Ok(last);
     }
@@ -57,25 +55,14 @@ fn apply(
     counters.insert(REVISION, &revision.to_be_bytes())?;
     for write in &transaction.writes {
         match write {
-            Write::Put(key, value) => records.insert(
-                key.as_bytes(),
-                [&revision.to_be_bytes(), value.as_slice()].concat(),
-            )?,
-            Write::Delete(key) => records.remove(key.as_bytes())?,
+            Write::Put(key, value) => rows.put(key, revision, value)?,
+            Write::Delete(key) => rows.remove(key)?,
             Write::Update(key, update) => {
-                let stored = records.get(key.as_bytes())?;
-                let current = stored
-                    .as_deref()
-                    .and_then(|stored| stored.split_first_chunk::<8>());
-                let value = update
-                    .apply(current.map(|(_, value)| value))
-                    .map_err(ConflictableTransactionError::Abort)?;
-                records.insert(
-                    key.as_bytes(),
-                    [&revision.to_be_bytes(), value.as_slice()].concat(),
-                )?
+                let current = rows.value(key)?;
+                let value = update.apply(current.as_deref()).map_err(Refusal::Abort)?;
+                rows.put(key, revision, &value)?;
             }
-        };
+        }
     }
     Ok(revision)
 }

@@ -7,29 +7,19 @@ use std::{
     io,
     ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
+    path::Path,
     sync::{PoisonError, RwLock, RwLockReadGuard},
 };
 
 use sled::{Db, Tree};
 
 use super::{
-    super::{Entry, Error, Key, Revision, Transaction, VALUE_BYTES_MAX, Write},
+    super::{Entry, Error, Key, Transaction, Write},
     beginning::{self, Mark},
     failed,
+    opening::{self, refusal, unopenable},
+    rows::key_of_part,
 };
-
-const DAMAGED: &str = "its files are damaged; put a backup in its place";
-/// Trees of the database.
-const RECORDS: &str = "records";
-const COUNTERS: &str = "counters";
-/// Size of sled's segments; it cannot be changed later. sled writes what is larger than a quarter of it
-/// into files of their own, which it never syncs: 16 of the largest values, as many as a leaf of its
-/// tree holds, must be smaller.
-pub(super) const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
-const _: () = assert!(16 * (VALUE_BYTES_MAX + 1024) < SEGMENT_BYTES / 4);
-/// What sled may keep of the data in memory; what is hot is in the token cache, not here.
-const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 
 /// An open database.
 pub(super) struct Database {
@@ -44,8 +34,10 @@ pub(super) struct Database {
 
 /// What is sled's of it.
 pub(super) struct Trees {
-    db: Db,
+    pub(super) db: Db,
     pub(super) records: Tree,
+    /// Of values that are too large for a row.
+    pub(super) parts: Tree,
     pub(super) counters: Tree,
 }
 
@@ -53,12 +45,12 @@ impl Database {
     /// Opens the database of a directory that is locked.
     pub(super) fn open(directory: &Path, mark: Option<&Mark>) -> Result<Self, Error> {
         let failed = |error: io::Error| unopenable(directory, error);
-        remove_unfinished_snapshots(directory).map_err(failed)?;
+        opening::remove_unfinished_snapshots(directory).map_err(failed)?;
         beginning::read_through(directory).map_err(failed)?;
-        let opened = match (open_caught(directory), mark) {
+        let opened = match (opening::open(directory), mark) {
             (Err(Error::Unopenable { .. }), Some(mark)) => {
                 mark.begin_anew().map_err(failed)?;
-                open_caught(directory)
+                opening::open(directory)
             }
             (opened, _) => opened,
         };
@@ -70,7 +62,7 @@ impl Database {
         }
         let flushed = trees.db.flush();
         flushed.map_err(|error| refusal(directory, error))?;
-        let log = sync_all(directory).map_err(failed)?;
+        let log = opening::sync_all(directory).map_err(failed)?;
         Ok(Self {
             trees: Some(trees),
             log,
@@ -84,11 +76,11 @@ impl Database {
 
     /// As [`super::Store::get`].
     pub(super) fn get(&self, key: &Key) -> Result<Option<Entry>, Error> {
-        let stored = self.trees().records.get(key.as_bytes()).map_err(failed)?;
+        let entry = self.trees().entry(key);
         if self.doubtful().contains(key) {
             return Err(doubt());
         }
-        stored.map(|stored| entry(&stored)).transpose()
+        entry
     }
 
     /// As [`super::Store::scan`].
@@ -109,7 +101,10 @@ impl Database {
             if !key.starts_with(prefix) {
                 break;
             }
-            found.push((Key(key.to_vec()), entry(&stored)?));
+            let key = Key(key.to_vec());
+            if let Some(entry) = self.trees().entry_of(&key, stored)? {
+                found.push((key, entry));
+            }
         }
         // Also one that is not among them: it may have been removed.
         if self
@@ -152,12 +147,19 @@ impl Database {
 
     /// Tells two databases apart that do not hold the same, but for some keys.
     pub(super) fn digest(&self, except: &BTreeSet<Key>) -> sled::Result<u64> {
+        let Trees { records, parts, .. } = self.trees();
+        let records = records
+            .iter()
+            .map(|row| row.map(|(key, row)| (Key(key.to_vec()), key, row)));
+        let parts = parts
+            .iter()
+            .map(|part| part.map(|(key, part)| (key_of_part(&key), key, part)));
         let mut digest = 0;
-        for item in &self.trees().records {
-            let (key, value) = item?;
+        for item in records.chain(parts) {
+            let (entry, key, value) = item?;
             let mut hasher = DefaultHasher::new();
             (&*key, &*value).hash(&mut hasher);
-            if !except.contains(&Key(key.to_vec())) {
+            if !except.contains(&entry) {
                 digest ^= hasher.finish();
             }
         }
@@ -173,91 +175,8 @@ impl Drop for Database {
     }
 }
 
-/// Splits a stored value into the commit that wrote it, 8 bytes, and the rest.
-fn entry(stored: &[u8]) -> Result<Entry, Error> {
-    let Some((revision, value)) = stored.split_first_chunk() else {
-        return Err(failed("a record is shorter than its header"));
-    };
-    Ok(Entry {
-        value: value.to_vec(),
-        revision: Revision(u64::from_be_bytes(*revision)),
-    })
-}
-
 fn doubt() -> Error {
     failed(
         "the last change of this entry failed; what came of it is known once the disk is well again",
     )
-}
-
-/// sled panics on some damage.
-fn open_caught(directory: &Path) -> Result<Trees, Error> {
-    match catch_unwind(AssertUnwindSafe(|| open_database(directory))) {
-        Ok(result) => result.map_err(|error| refusal(directory, error)),
-        Err(_) => Err(unopenable(directory, DAMAGED)),
-    }
-}
-
-fn open_database(directory: &Path) -> sled::Result<Trees> {
-    let db = sled::Config::new()
-        .path(directory)
-        .cache_capacity(CACHE_BYTES)
-        .segment_size(SEGMENT_BYTES)
-        .open()?;
-    let records = db.open_tree(RECORDS)?;
-    let counters = db.open_tree(COUNTERS)?;
-    Ok(Trees {
-        db,
-        records,
-        counters,
-    })
-}
-
-fn remove_unfinished_snapshots(directory: &Path) -> io::Result<()> {
-    for item in fs::read_dir(directory)? {
-        let path = item?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with("snap.") && name.ends_with(".generating") {
-            tracing::warn!(file = %name, "removing a snapshot that a crash left unfinished");
-            fs::remove_file(&path)?;
-        }
-    }
-    Ok(())
-}
-
-/// Makes new files and their names durable; returns the log file, to be synced with each commit.
-fn sync_all(directory: &Path) -> io::Result<fs::File> {
-    let log = fs::File::open(directory.join("db"))?;
-    log.sync_all()?;
-    fs::File::open(directory.join("conf"))?.sync_all()?;
-    for name in ["blobs", "."] {
-        fs::File::open(directory.join(name))?.sync_all()?;
-    }
-    if let Some(parent) = directory
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-    {
-        fs::File::open(parent)?.sync_all()?;
-    }
-    Ok(log)
-}
-
-pub(super) fn unopenable(directory: &Path, reason: impl ToString) -> Error {
-    Error::Unopenable {
-        directory: PathBuf::from(directory),
-        reason: reason.to_string(),
-    }
-}
-
-fn refusal(directory: &Path, error: sled::Error) -> Error {
-    match error {
-        // sled puts the lock's `WouldBlock` into the text of another kind.
-        sled::Error::Io(io) if io.to_string().contains("WouldBlock") => {
-            Error::InUse(directory.into())
-        }
-        sled::Error::Io(io) => unopenable(directory, io),
-        sled::Error::Corruption { .. } => unopenable(directory, DAMAGED),
-        // What it says of the version and settings of its files is in these files.
-        other => unopenable(directory, format!("{DAMAGED} ({other})")),
-    }
 }

@@ -5,14 +5,13 @@
 //! was read from a file before a failed sync proves nothing about the disk, so that is dropped from
 //! memory first. Until there is room the old database stays, and answers reads.
 
-use std::{collections::BTreeSet, io, thread, time::Duration};
+use std::{collections::BTreeSet, io, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{
     super::{Error, Key},
     beginning::Mark,
-    database::Database,
     failed,
     reserve::Reserve,
     slot::Slot,
@@ -20,9 +19,6 @@ use super::{
 
 /// Between two tries.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// sled's own lock stays a moment longer than its database.
-const LOCKED_MAX: Duration = Duration::from_secs(5);
-const LOOKS: Duration = Duration::from_millis(5);
 const LOST: &str =
     "the disk does not hold what was acknowledged; stop the broker and put a backup in its place";
 
@@ -103,7 +99,7 @@ impl Failure {
             State::NoRoom => return Ok(()),
             State::Failed | State::Lost => return Err(LOST.to_owned()),
         };
-        let database = open(reserve, mark).map_err(|error| error.to_string())?;
+        let database = reserve.open(mark).map_err(|error| error.to_string())?;
         let digest = database.digest(&held.doubtful);
         if digest.map_err(|error| error.to_string())? != held.digest {
             self.state = State::Lost;
@@ -127,23 +123,15 @@ fn close(slot: &Slot) -> Result<Held, String> {
     Ok(Held { digest, doubtful })
 }
 
-/// Opens what was closed just now.
-fn open(reserve: &Reserve, mark: Option<&Mark>) -> Result<Database, Error> {
-    let deadline = Instant::now() + LOCKED_MAX;
-    loop {
-        match reserve.open(mark) {
-            Err(Error::InUse(_)) if Instant::now() < deadline => thread::sleep(LOOKS),
-            opened => return opened,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
 
     use super::*;
-    use crate::store::{Store as _, Transaction, Write, conformance, sled::SledStore};
+    use crate::store::{
+        Store as _, Transaction, Write, conformance,
+        sled::{SledStore, database::Database},
+    };
 
     fn put(name: &[u8], value: &[u8]) -> Transaction {
         Transaction {
@@ -154,7 +142,7 @@ mod tests {
 
     /// A database that holds `1`, and on the disk, too.
     fn written(reserve: &Reserve) -> Database {
-        let database = open(reserve, None).expect("opens");
+        let database = reserve.open(None).expect("opens");
         let applied = database.apply(&put(b"1", b"value")).expect("applies");
         applied.expect("is accepted");
         database.make_durable().expect("syncs");

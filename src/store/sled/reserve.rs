@@ -13,18 +13,16 @@ use rustix::{
     io::Errno,
 };
 
-use super::{
-    super::Error,
-    beginning::Mark,
-    database::{Database, SEGMENT_BYTES},
-};
+use super::{super::Error, beginning::Mark, database::Database, rows::SEGMENT_BYTES};
 
 /// Beside sled's files.
 const RESERVE: &str = "kodo-broker.reserve";
 /// As large as the reserve, for the moment of a question.
 const PROBE: &str = "kodo-broker.probe";
-/// What sled was seen to need: a segment, a snapshot, and again as much.
-const RESERVE_BYTES: u64 = 4 * SEGMENT_BYTES as u64;
+/// What sled needs to open: a segment and a snapshot, which was seen to be some hundredth of its log. The
+/// reserve is as many of these as are a 32nd of the log, at least one.
+const STEP_BYTES: u64 = 4 * SEGMENT_BYTES as u64;
+const LOG_SHARE: u64 = 32;
 
 /// A file in the store's directory that is given up where nothing else helps.
 #[derive(Debug)]
@@ -63,20 +61,20 @@ impl Reserve {
     pub(super) fn check_room(&self) -> io::Result<()> {
         self.fill()?;
         let probe = self.directory.join(PROBE);
-        let probed = take(&probe);
+        let probed = take(&probe, self.bytes());
         fs::remove_file(&probe).and(probed)
     }
 
-    /// Takes the room, if that was not done yet.
+    /// Takes the room, as far as that was not done yet.
     ///
     /// # Errors
     /// As [`Self::check_room`].
     pub(super) fn fill(&self) -> io::Result<()> {
-        let file = self.file();
-        if fs::metadata(&file).is_ok_and(|file| file.len() == RESERVE_BYTES) {
+        let (file, bytes) = (self.file(), self.bytes());
+        if fs::metadata(&file).is_ok_and(|file| file.len() >= bytes) {
             return Ok(());
         }
-        take(&file).inspect_err(|_| {
+        take(&file, bytes).inspect_err(|_| {
             // It is not whole: whatever it took is better free.
             let _ = fs::remove_file(&file);
         })
@@ -90,10 +88,16 @@ impl Reserve {
     fn file(&self) -> PathBuf {
         self.directory.join(RESERVE)
     }
+
+    /// As much as the log calls for.
+    fn bytes(&self) -> u64 {
+        let log = fs::metadata(self.directory.join("db")).map_or(0, |log| log.len());
+        (log / LOG_SHARE).max(1).next_multiple_of(STEP_BYTES)
+    }
 }
 
 /// Makes a file that takes as much room as it is long.
-fn take(file: &Path) -> io::Result<()> {
+fn take(file: &Path, bytes: u64) -> io::Result<()> {
     let mut options = File::options();
     let mut file = options
         .create(true)
@@ -101,10 +105,10 @@ fn take(file: &Path) -> io::Result<()> {
         .write(true)
         .mode(0o600)
         .open(file)?;
-    match fallocate(&file, FallocateFlags::empty(), 0, RESERVE_BYTES) {
+    match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
         // Not every file system can.
         Err(Errno::OPNOTSUPP) => {
-            io::copy(&mut io::repeat(0).take(RESERVE_BYTES), &mut file)?;
+            io::copy(&mut io::repeat(0).take(bytes), &mut file)?;
             file.flush()
         }
         taken => Ok(taken?),
@@ -133,6 +137,12 @@ mod tests {
         fs::write(folder.path().join(RESERVE), b"short").expect("writes");
         reserve.fill().expect("there is room");
         let file = fs::metadata(folder.path().join(RESERVE)).expect("is there");
-        assert_eq!(file.len(), RESERVE_BYTES);
+        assert_eq!(file.len(), STEP_BYTES);
+        // It grows with the log.
+        let log = fs::File::create(folder.path().join("db")).expect("creates");
+        log.set_len(100 * STEP_BYTES).expect("grows");
+        reserve.fill().expect("there is room");
+        let file = fs::metadata(folder.path().join(RESERVE)).expect("is there");
+        assert_eq!(file.len(), 4 * STEP_BYTES);
     }
 }

@@ -23,12 +23,15 @@ use super::{
     nudge::Nudge,
     recovery::Failure,
     reserve::Reserve,
+    rows::{self, ROWS_AT_ONCE},
     slot::Slot,
 };
 
+/// Groups of commits until the reserve is looked at: the log grows.
+const RESERVE_EVERY: u32 = 1024;
 /// Commits that wait for the writer; further callers wait for a place.
 const QUEUE: usize = 1024;
-/// Commits that share one flush.
+/// Commits that share one flush, unless there are too many rows in them.
 const GROUP: usize = 64;
 /// Longest wait for a commit: a thread inside sled that failed may keep the others waiting for ever.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -133,14 +136,23 @@ fn gone() -> Error {
 
 impl Thread {
     fn run(mut self, jobs: &mpsc::Receiver<Job>) {
+        let mut groups = 0_u32;
         while let Some(first) = self.next(jobs) {
+            let mut rows = rows::count(&first.transaction);
             let mut group = vec![first];
             while group.len() < GROUP
+                && rows < ROWS_AT_ONCE
                 && let Ok(job) = jobs.try_recv()
             {
+                rows += rows::count(&job.transaction);
                 group.push(job);
             }
             self.commit(group);
+            groups = groups.wrapping_add(1);
+            if groups.is_multiple_of(RESERVE_EVERY) {
+                // Where there is no room for more, the commits will say so themselves.
+                let _ = self.reserve.fill();
+            }
         }
     }
 

@@ -1,11 +1,14 @@
 //! Makes a store of a backup.
 
-use std::io::{ErrorKind, Read};
+use std::{
+    io::{ErrorKind, Read},
+    mem,
+};
 
 use super::{Content, DAMAGED, FORMAT, Frames, MAGIC, Row, SEALED_BYTES_MAX, WRAPPED_BYTES_MAX};
 use crate::{
     kek::KeyProvider,
-    store::{Store, Transaction, Write},
+    store::{Store, TRANSACTION_BYTES_MAX, Transaction, Write},
     vault::Error,
 };
 
@@ -70,13 +73,17 @@ async fn open(backup: &mut (dyn Read + Send), keys: &dyn KeyProvider) -> Result<
     Frames::open(store, &wrapped, keys).await
 }
 
-async fn write(store: &dyn Store, mut rows: Vec<Row>) -> Result<(), Error> {
-    while !rows.is_empty() {
-        let part = rows.drain(..rows.len().min(AT_ONCE));
-        let writes = part.map(|(key, value)| Write::Put(key, value)).collect();
-        let compares = Vec::new();
-        store.commit(Transaction { compares, writes }).await?;
+async fn write(store: &dyn Store, rows: Vec<Row>) -> Result<(), Error> {
+    let (mut part, mut bytes) = (Transaction::default(), 0);
+    for (key, value) in rows {
+        bytes += value.len();
+        if part.writes.len() == AT_ONCE || bytes > TRANSACTION_BYTES_MAX {
+            bytes = value.len();
+            store.commit(mem::take(&mut part)).await?;
+        }
+        part.writes.push(Write::Put(key, value));
     }
+    store.commit(part).await?;
     Ok(())
 }
 

@@ -1,0 +1,320 @@
+//! How an entry lies in sled's trees: small values in the row of their key, larger ones in parts.
+//!
+//! sled puts what is larger than a quarter of one of its segments into files of their own, which it never
+//! syncs, and it writes a whole leaf of its tree, up to 16 rows and a few, as one. Segments that are large
+//! enough for leaves of the largest values would make the smallest store some 40 MiB; so no row is large.
+
+use sled::{
+    IVec, Tree,
+    transaction::{ConflictableTransactionError, TransactionalTree},
+};
+
+use super::{
+    super::{Entry, Error, KEY_BYTES_MAX, Key, Revision, Transaction, VALUE_BYTES_MAX, Write},
+    database::Trees,
+    failed,
+};
+
+/// Most that a row holds of a value.
+const ROW_BYTES_MAX: usize = 2 * 1024;
+/// Size of sled's segments; it cannot be changed later.
+pub(super) const SEGMENT_BYTES: usize = 256 * 1024;
+/// Rows that are written before sled is waited for. It hands full segments to seven threads, and hangs
+/// where all of them wait for a lock that is held until its file was truncated, which is the task of one
+/// of them (`bump_tip` in its `segment.rs`). Even if each of these rows has two leaves written anew, that
+/// is fewer segments.
+pub(super) const ROWS_AT_ONCE: usize = 16;
+const _: () = assert!(ROWS_AT_ONCE * 2 * LEAF_BYTES_MAX < 6 * SEGMENT_BYTES);
+/// A leaf of sled's tree: up to 16 rows, and as many as it may take over from a leaf beside it.
+const LEAF_BYTES_MAX: usize = (16 + 4) * (ROW_BYTES_MAX + KEY_BYTES_MAX + 64);
+const _: () = assert!(LEAF_BYTES_MAX < SEGMENT_BYTES / 4);
+/// In a row's revision: what follows is the length of the value, 4 bytes, which lies in parts.
+const IN_PARTS: u64 = 1 << 63;
+/// What the key of a part has after that of its entry: the revision, 8 bytes, and its number, 2.
+const PART_SUFFIX_BYTES: usize = 10;
+
+/// Rows that a transaction writes, at least.
+pub(super) fn count(transaction: &Transaction) -> usize {
+    let rows = transaction.writes.iter().map(|write| match write {
+        Write::Put(_, value) => value.len().div_ceil(ROW_BYTES_MAX).max(1),
+        Write::Delete(_) | Write::Update(..) => 1,
+    });
+    rows.sum()
+}
+
+/// A row, read.
+enum Row<'a> {
+    Whole(Revision, &'a [u8]),
+    InParts(Revision, usize),
+}
+
+impl<'a> Row<'a> {
+    fn read(stored: &'a [u8]) -> Result<Self, Error> {
+        let short = || failed("a record is shorter than its header");
+        let (revision, rest) = stored.split_first_chunk().ok_or_else(short)?;
+        let revision = u64::from_be_bytes(*revision);
+        if revision & IN_PARTS == 0 {
+            return Ok(Self::Whole(Revision(revision), rest));
+        }
+        let length = rest.try_into().map_err(|_| short())?;
+        let length = u32::from_be_bytes(length) as usize;
+        if length > VALUE_BYTES_MAX {
+            return Err(failed("a record is longer than any may be"));
+        }
+        Ok(Self::InParts(Revision(revision & !IN_PARTS), length))
+    }
+
+    fn revision(&self) -> Revision {
+        match *self {
+            Self::Whole(revision, _) | Self::InParts(revision, _) => revision,
+        }
+    }
+
+    fn part_keys(&self, key: &Key) -> impl Iterator<Item = Vec<u8>> + use<> {
+        let length = match *self {
+            Self::Whole(..) => 0,
+            Self::InParts(_, length) => length,
+        };
+        let parts = u16::try_from(length.div_ceil(ROW_BYTES_MAX)).expect("far fewer");
+        let entry = [key.as_bytes(), &self.revision().0.to_be_bytes()].concat();
+        (0..parts).map(move |part| [&entry[..], &part.to_be_bytes()].concat())
+    }
+}
+
+/// The key of the entry whose part this is.
+pub(super) fn key_of_part(part: &[u8]) -> Key {
+    let length = part.len().saturating_sub(PART_SUFFIX_BYTES);
+    Key(part[..length].to_vec())
+}
+
+impl Trees {
+    /// The entry of a key.
+    pub(super) fn entry(&self, key: &Key) -> Result<Option<Entry>, Error> {
+        let stored = self.records.get(key.as_bytes()).map_err(failed)?;
+        stored.map_or(Ok(None), |stored| self.entry_of(key, stored))
+    }
+
+    /// The entry of a row that was read just now. `None` if it was removed since.
+    pub(super) fn entry_of(&self, key: &Key, mut stored: IVec) -> Result<Option<Entry>, Error> {
+        loop {
+            let row = Row::read(&stored)?;
+            let found = match row {
+                Row::Whole(_, value) => Some(value.to_vec()),
+                Row::InParts(_, length) => joined(&self.parts, length, row.part_keys(key))?,
+            };
+            if let Some(value) = found {
+                let revision = row.revision();
+                return Ok(Some(Entry { value, revision }));
+            }
+            // A part is missing: the entry was changed meanwhile, or else the store is damaged.
+            let Some(now) = self.records.get(key.as_bytes()).map_err(failed)? else {
+                return Ok(None);
+            };
+            if Row::read(&now)?.revision() == row.revision() {
+                return Err(failed("a part of a record is missing"));
+            }
+            stored = now;
+        }
+    }
+}
+
+/// The value, unless one of its parts is missing.
+fn joined(
+    parts: &Tree,
+    length: usize,
+    keys: impl Iterator<Item = Vec<u8>>,
+) -> Result<Option<Vec<u8>>, Error> {
+    let mut value = Vec::with_capacity(length);
+    for key in keys {
+        match parts.get(key).map_err(failed)? {
+            Some(part) => value.extend_from_slice(&part),
+            None => return Ok(None),
+        }
+    }
+    if value.len() != length {
+        return Err(failed("a record is not as long as it says"));
+    }
+    Ok(Some(value))
+}
+
+pub(super) type Refusal = ConflictableTransactionError<Error>;
+
+/// The trees within a transaction.
+pub(super) struct Rows<'a> {
+    pub(super) records: &'a TransactionalTree,
+    pub(super) parts: &'a TransactionalTree,
+}
+
+impl Rows<'_> {
+    pub(super) fn revision(&self, key: &Key) -> Result<Option<Revision>, Refusal> {
+        let stored = self.records.get(key.as_bytes())?;
+        let row = stored.as_deref().map(Row::read).transpose();
+        Ok(row.map_err(Refusal::Abort)?.map(|row| row.revision()))
+    }
+
+    pub(super) fn value(&self, key: &Key) -> Result<Option<Vec<u8>>, Refusal> {
+        let Some(stored) = self.records.get(key.as_bytes())? else {
+            return Ok(None);
+        };
+        let row = Row::read(&stored).map_err(Refusal::Abort)?;
+        if let Row::Whole(_, value) = row {
+            return Ok(Some(value.to_vec()));
+        }
+        let mut value = Vec::new();
+        for part in row.part_keys(key) {
+            let part = self.parts.get(part)?;
+            let missing = || Refusal::Abort(failed("a part of a record is missing"));
+            value.extend_from_slice(&part.ok_or_else(missing)?);
+        }
+        Ok(Some(value))
+    }
+
+    pub(super) fn put(&self, key: &Key, revision: u64, value: &[u8]) -> Result<(), Refusal> {
+        let row = if value.len() <= ROW_BYTES_MAX {
+            [&revision.to_be_bytes(), value].concat()
+        } else {
+            let length = u32::try_from(value.len()).expect("checked to be within the limits");
+            let revision = revision | IN_PARTS;
+            [&revision.to_be_bytes()[..], &length.to_be_bytes()].concat()
+        };
+        let parts: Vec<_> = Row::read(&row)
+            .map_err(Refusal::Abort)?
+            .part_keys(key)
+            .collect();
+        let replaced = self.records.insert(key.as_bytes(), row)?;
+        self.remove_parts(key, replaced)?;
+        for (part, bytes) in parts.into_iter().zip(value.chunks(ROW_BYTES_MAX)) {
+            self.parts.insert(part, bytes)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove(&self, key: &Key) -> Result<(), Refusal> {
+        let removed = self.records.remove(key.as_bytes())?;
+        self.remove_parts(key, removed)
+    }
+
+    fn remove_parts(&self, key: &Key, stored: Option<IVec>) -> Result<(), Refusal> {
+        let Some(stored) = stored else { return Ok(()) };
+        for part in Row::read(&stored).map_err(Refusal::Abort)?.part_keys(key) {
+            self.parts.remove(part)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicBool, Ordering},
+        thread,
+    };
+
+    use super::{
+        super::{database::Database, reserve::Reserve},
+        *,
+    };
+
+    const LENGTHS: [usize; 6] = [
+        0,
+        1,
+        ROW_BYTES_MAX,
+        ROW_BYTES_MAX + 1,
+        5 * ROW_BYTES_MAX,
+        VALUE_BYTES_MAX,
+    ];
+
+    fn database() -> (Database, tempfile::TempDir) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mark = super::super::beginning::Mark::of(folder.path()).expect("looks");
+        let database = Reserve::of(folder.path()).open(mark.as_ref());
+        (database.expect("opens"), folder)
+    }
+
+    fn write(database: &Database, write: Write) -> Revision {
+        let transaction = Transaction {
+            writes: vec![write],
+            ..Transaction::default()
+        };
+        let applied = database.apply(&transaction).expect("applies");
+        applied.expect("is accepted")
+    }
+
+    #[test]
+    fn a_value_of_any_length_takes_the_place_of_any_other_and_leaves_nothing_behind() {
+        let (database, _folder) = database();
+        let (key, beside) = (Key::new(b"a/", b"1"), Key::new(b"a/", b"11"));
+        write(&database, Write::Put(beside.clone(), vec![9; 5000]));
+        let others = database.trees().parts.len();
+        for (before, after) in LENGTHS.iter().flat_map(|a| LENGTHS.map(|b| (*a, b))) {
+            for length in [before, after] {
+                let value = vec![length as u8; length];
+                let revision = write(&database, Write::Put(key.clone(), value.clone()));
+                let entry = database.get(&key).expect("reads");
+                assert_eq!(entry, Some(Entry { value, revision }));
+                let scanned = database.scan(b"a/", None, 9).expect("scans");
+                assert_eq!(scanned.len(), 2);
+            }
+            let parts = if after > ROW_BYTES_MAX {
+                after.div_ceil(ROW_BYTES_MAX)
+            } else {
+                0
+            };
+            assert_eq!(database.trees().parts.len(), others + parts);
+        }
+        write(&database, Write::Delete(key.clone()));
+        assert_eq!(database.get(&key).expect("reads"), None);
+        assert_eq!(database.trees().parts.len(), others);
+        assert_eq!(
+            database
+                .get(&beside)
+                .expect("reads")
+                .expect("is there")
+                .value,
+            [9; 5000]
+        );
+    }
+
+    #[test]
+    fn whoever_reads_a_value_while_it_is_replaced_sees_one_of_both_whole() {
+        let (database, _folder) = database();
+        let key = Key::new(b"a/", b"1");
+        write(&database, Write::Put(key.clone(), vec![0; 50_000]));
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 1..=255_u8 {
+                    let length = if round % 5 == 0 { 100 } else { 50_000 };
+                    write(&database, Write::Put(key.clone(), vec![round; length]));
+                }
+                is_over.store(true, Ordering::Relaxed);
+            });
+            while !is_over.load(Ordering::Relaxed) {
+                let scanned = database.scan(b"a/", None, 9).expect("scans").remove(0).1;
+                for entry in [
+                    database.get(&key).expect("reads").expect("is there"),
+                    scanned,
+                ] {
+                    assert!(entry.value.iter().all(|byte| *byte == entry.value[0]));
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn a_part_that_is_missing_is_told_not_left_out() {
+        let (database, _folder) = database();
+        let key = Key::new(b"a/", b"1");
+        write(&database, Write::Put(key.clone(), vec![1; 50_000]));
+        let first = database
+            .trees()
+            .parts
+            .first()
+            .expect("reads")
+            .expect("is there");
+        assert_eq!(key_of_part(&first.0), key);
+        database.trees().parts.remove(first.0).expect("removes");
+        assert!(database.get(&key).is_err());
+        assert!(database.scan(b"a/", None, 9).is_err());
+    }
+}
