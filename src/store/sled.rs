@@ -34,6 +34,7 @@ mod recovery;
 mod reserve;
 mod rows;
 mod slot;
+mod sum;
 mod sync;
 mod writer;
 
@@ -84,12 +85,13 @@ impl SledStore {
         let mark = Mark::of(directory).map_err(failed)?;
         let reserve = Reserve::of(directory);
         let database = reserve.open(mark.as_ref())?;
+        let acknowledged = database.revision()?;
         let failure = reserve.fill().err().map(|error| {
             tracing::error!(%error, "there is no room for the store: it can only be read");
             Failure::no_room(&error)
         });
         let (slot, readers) = Slot::new(database);
-        let writer = Writer::start(slot, reserve, mark, failure).map_err(failed)?;
+        let writer = Writer::start(slot, reserve, mark, failure, acknowledged).map_err(failed)?;
         Ok(Self {
             readers,
             writer,

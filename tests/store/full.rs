@@ -63,10 +63,12 @@ pub(crate) async fn endure(directory: &Path, writers: u64, largest: u64) {
         tasks.spawn(async move {
             loop {
                 role::say(&format!("sent {writer} {count}"));
-                match store
-                    .commit(load::transaction(writer, count, largest))
-                    .await
-                {
+                let mut transaction = load::transaction(writer, count, largest);
+                // So that there is always more of it.
+                let more = [writer.to_be_bytes(), count.to_be_bytes()].concat();
+                let more = Write::Put(Key::new(b"more/", &more), vec![0; 1024]);
+                transaction.writes.push(more);
+                match store.commit(transaction).await {
                     Ok(_) => {
                         role::say(&format!("ack {writer} {count}"));
                         count += 1;

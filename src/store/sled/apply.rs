@@ -3,30 +3,60 @@
 use sled::transaction::{TransactionError, Transactional as _, TransactionalTree};
 
 use super::{
-    super::{Compare, Error, Revision, Transaction, Write},
-    database::Database,
+    super::{Compare, Error, Key, Revision, Transaction, Write},
+    database::{Database, Trees},
+    failed,
     rows::{Refusal, Rows},
+    sum::Sum,
 };
 
 /// Holds the number of the last commit, 8 bytes.
 const REVISION: &[u8] = b"revision";
+/// Holds the sum of all entries, 8 bytes.
+const SUM: &[u8] = b"sum";
 
 impl Database {
     /// Applies a transaction in memory. An inner error means that it was not, and nothing is wrong; an
-    /// outer one that one of the two trees may have changed.
+    /// outer one that some of the trees may have changed.
     pub(super) fn apply(
         &self,
         transaction: &Transaction,
     ) -> Result<Result<Revision, Error>, sled::Error> {
         let trees = self.trees();
         let applied = (&trees.records, &trees.parts, &trees.counters).transaction(
-            |(records, parts, counters)| apply(transaction, &Rows { records, parts }, counters),
+            |(records, parts, counters)| apply(transaction, &Rows::new(records, parts), counters),
         );
         match applied {
             Ok(revision) => Ok(Ok(Revision(revision))),
             Err(TransactionError::Abort(error)) => Ok(Err(error)),
             Err(TransactionError::Storage(error)) => Err(error),
         }
+    }
+
+    /// The last commit.
+    pub(super) fn revision(&self) -> Result<Revision, Error> {
+        let stored = self.trees().counters.get(REVISION).map_err(failed)?;
+        Ok(Revision(stored.map_or(0, |stored| number(&stored))))
+    }
+
+    /// Whether it holds what it says that it holds.
+    pub(super) fn is_whole(&self) -> Result<bool, Error> {
+        let Trees {
+            records, counters, ..
+        } = self.trees();
+        let Some(sum) = counters.get(SUM).map_err(failed)? else {
+            // It is from before there was one.
+            return Ok(true);
+        };
+        let mut found = Sum::default();
+        for row in records {
+            let (key, stored) = row.map_err(failed)?;
+            let key = Key(key.to_vec());
+            let entry = self.trees().entry_of(&key, stored)?;
+            let entry = entry.ok_or_else(|| failed("an entry was removed meanwhile"))?;
+            found.toggle(&key, entry.revision);
+        }
+        Ok(Sum::read(&sum) == Some(found))
     }
 }
 
@@ -43,16 +73,11 @@ fn apply(
             return Err(Refusal::Abort(Error::Conflict));
         }
     }
-    let last = counters.get(REVISION)?;
-    let last = last
-        .as_deref()
-        .and_then(|value| value.first_chunk().copied());
-    let last = last.map_or(0, u64::from_be_bytes);
+    let last = counters.get(REVISION)?.map_or(0, |stored| number(&stored));
     if transaction.writes.is_empty() {
         return Ok(last);
     }
     let revision = last + 1;
-    counters.insert(REVISION, &revision.to_be_bytes())?;
     for write in &transaction.writes {
         match write {
             Write::Put(key, value) => rows.put(key, revision, value)?,
@@ -64,5 +89,19 @@ fn apply(
             }
         }
     }
+    counters.insert(REVISION, &revision.to_be_bytes())?;
+    let sum = match counters.get(SUM)? {
+        Some(stored) => Sum::read(&stored),
+        None => (last == 0).then(Sum::default),
+    };
+    if let Some(sum) = sum {
+        counters.insert(SUM, &sum.with(rows.changed()).bytes())?;
+    }
     Ok(revision)
+}
+
+fn number(stored: &[u8]) -> u64 {
+    stored
+        .first_chunk()
+        .map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }

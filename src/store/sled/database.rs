@@ -2,9 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
-    hash::{DefaultHasher, Hash as _, Hasher as _},
-    io,
+    fs, io,
     ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
@@ -18,7 +16,6 @@ use super::{
     beginning::{self, Mark},
     failed,
     opening::{self, refusal, unopenable},
-    rows::key_of_part,
 };
 
 /// An open database.
@@ -143,27 +140,6 @@ impl Database {
     /// Wakes whoever waits in sled for a write that has failed.
     pub(super) fn nudge(&self) {
         let _ = self.trees().db.flush();
-    }
-
-    /// Tells two databases apart that do not hold the same, but for some keys.
-    pub(super) fn digest(&self, except: &BTreeSet<Key>) -> sled::Result<u64> {
-        let Trees { records, parts, .. } = self.trees();
-        let records = records
-            .iter()
-            .map(|row| row.map(|(key, row)| (Key(key.to_vec()), key, row)));
-        let parts = parts
-            .iter()
-            .map(|part| part.map(|(key, part)| (key_of_part(&key), key, part)));
-        let mut digest = 0;
-        for item in records.chain(parts) {
-            let (entry, key, value) = item?;
-            let mut hasher = DefaultHasher::new();
-            (&*key, &*value).hash(&mut hasher);
-            if !except.contains(&entry) {
-                digest ^= hasher.finish();
-            }
-        }
-        Ok(digest)
     }
 }
 

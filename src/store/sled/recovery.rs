@@ -1,17 +1,19 @@
 //! After a failed write: nothing more is written until the database was opened anew, from the disk, and
-//! holds what it held.
+//! holds all that was acknowledged.
 //!
-//! A full disk is the usual case, and passes. sled's errors stick, so only opening anew helps; and what
-//! was read from a file before a failed sync proves nothing about the disk, so that is dropped from
-//! memory first. Until there is room the old database stays, and answers reads.
+//! A full disk is the usual case, and passes. sled's errors stick, to some reads, too, so only opening anew
+//! helps; and what was read from a file before a failed sync proves nothing about the disk, so that is
+//! dropped from memory first. Where there is no room for it, the reserve is, and the database can be read
+//! until there is more.
 
-use std::{collections::BTreeSet, io, time::Duration};
+use std::{io, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{
-    super::{Error, Key},
+    super::{Error, Revision},
     beginning::Mark,
+    database::Database,
     failed,
     reserve::Reserve,
     slot::Slot,
@@ -19,6 +21,7 @@ use super::{
 
 /// Between two tries.
 const INTERVAL: Duration = Duration::from_secs(1);
+const HELD: &str = "sled does not let go of its files; restart the broker";
 const LOST: &str =
     "the disk does not hold what was acknowledged; stop the broker and put a backup in its place";
 
@@ -31,21 +34,14 @@ pub(super) struct Failure {
 }
 
 enum State {
-    /// Nothing has failed, there is just no room: nothing needs to be opened anew.
-    NoRoom,
     /// The database is the one that failed.
     Failed,
     /// It is closed.
-    Closed(Held),
+    Closed,
+    /// It is open and whole; there is just no room.
+    NoRoom,
     /// What was found on disk is not what was there. Nothing helps but a person.
     Lost,
-}
-
-/// What a database held when it was closed.
-struct Held {
-    digest: u64,
-    /// But for these: they may be on disk, or not.
-    doubtful: BTreeSet<Key>,
 }
 
 impl Failure {
@@ -69,14 +65,15 @@ impl Failure {
         self.next_try.saturating_duration_since(Instant::now())
     }
 
-    /// Tries whether it can be made good.
+    /// Tries whether it can be made good: then the disk holds this commit and all before it.
     pub(super) fn has_passed(
         &mut self,
         slot: &Slot,
         reserve: &Reserve,
         mark: Option<&Mark>,
+        acknowledged: Revision,
     ) -> bool {
-        let Err(reason) = self.attempt(slot, reserve, mark) else {
+        let Err(reason) = self.attempt(slot, reserve, mark, acknowledged) else {
             return true;
         };
         tracing::warn!(%reason, "the store still cannot write");
@@ -89,38 +86,35 @@ impl Failure {
         slot: &Slot,
         reserve: &Reserve,
         mark: Option<&Mark>,
+        acknowledged: Revision,
     ) -> Result<(), String> {
-        reserve.check_room().map_err(|error| error.to_string())?;
         if let State::Failed = self.state {
-            self.state = State::Closed(close(slot)?);
+            if !slot.close() {
+                return Err(HELD.to_owned());
+            }
+            self.state = State::Closed;
         }
-        let held = match &self.state {
-            State::Closed(held) => held,
-            State::NoRoom => return Ok(()),
-            State::Failed | State::Lost => return Err(LOST.to_owned()),
-        };
-        let database = reserve.open(mark).map_err(|error| error.to_string())?;
-        let digest = database.digest(&held.doubtful);
-        if digest.map_err(|error| error.to_string())? != held.digest {
-            self.state = State::Lost;
-            return Err(LOST.to_owned());
+        if let State::Closed = self.state {
+            let database = reserve.open(mark).map_err(|error| error.to_string())?;
+            let whole = holds(&database, acknowledged);
+            if !whole.map_err(|error| error.to_string())? {
+                self.state = State::Lost;
+                return Err(LOST.to_owned());
+            }
+            slot.open(database);
+            self.state = State::NoRoom;
         }
-        slot.open(database);
-        Ok(())
+        match self.state {
+            State::NoRoom => reserve.check_room().map_err(|error| error.to_string()),
+            _ => Err(LOST.to_owned()),
+        }
     }
 }
 
-/// Closes the database that failed.
-fn close(slot: &Slot) -> Result<Held, String> {
-    let database = slot.database().ok_or("it is not open")?;
-    let doubtful = database.doubtful().clone();
-    let digest = database.digest(&doubtful);
-    let digest = digest.map_err(|error| error.to_string())?;
-    drop(database);
-    if !slot.close() {
-        return Err("sled does not let go of its files; restart the broker".to_owned());
-    }
-    Ok(Held { digest, doubtful })
+/// A database reads its log in the order in which it was written: what holds a commit holds those before
+/// it, and the sum of what it holds says that nothing of them is missing.
+fn holds(database: &Database, acknowledged: Revision) -> Result<bool, Error> {
+    Ok(database.revision()? >= acknowledged && database.is_whole()?)
 }
 
 #[cfg(test)]
@@ -128,10 +122,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::store::{
-        Store as _, Transaction, Write, conformance,
-        sled::{SledStore, database::Database},
-    };
+    use crate::store::{Key, Store as _, Transaction, Write, conformance, sled::SledStore};
 
     fn put(name: &[u8], value: &[u8]) -> Transaction {
         Transaction {
@@ -175,7 +166,7 @@ mod tests {
         assert!(database.scan(b"b/", None, 9).is_ok());
         drop(database);
         let mut failure = Failure::new(failed("for the test"));
-        assert!(failure.has_passed(&slot, &reserve, None));
+        assert!(failure.has_passed(&slot, &reserve, None, Revision(2)));
         let database = readers.database().await.expect("is open");
         let value = database.trees().records.get(b"a/1").expect("reads");
         assert!(value.expect("is there").ends_with(b"value"));
@@ -194,23 +185,46 @@ mod tests {
         let (slot, _readers) = Slot::new(written(&reserve));
         let mut failure = Failure::new(failed("for the test"));
         // Closed, and an older copy put in its place.
-        failure.state = State::Closed(close(&slot).expect("closes"));
+        assert!(slot.close());
+        failure.state = State::Closed;
         fs::write(directory.path().join("db"), log).expect("writes");
-        assert!(!failure.has_passed(&slot, &reserve, None));
-        assert!(matches!(failure.state, State::Lost | State::Closed(_)));
+        assert!(!failure.has_passed(&slot, &reserve, None, Revision(2)));
+        assert!(matches!(failure.state, State::Lost | State::Closed));
         assert!(slot.database().is_none());
     }
 
     #[tokio::test]
-    async fn without_room_the_old_database_stays_for_those_who_read() {
+    async fn a_database_without_one_of_its_entries_is_not_served_again() {
+        let directory = tempfile::tempdir().expect("a folder");
+        let reserve = store(directory.path()).await;
+        let database = written(&reserve);
+        assert!(database.is_whole().expect("reads"));
+        let records = &database.trees().records;
+        records.remove(b"a/0").expect("removes");
+        assert!(!database.is_whole().expect("reads"));
+        let (slot, _readers) = Slot::new(database);
+        let mut failure = Failure::new(failed("for the test"));
+        assert!(!failure.has_passed(&slot, &reserve, None, Revision(2)));
+        assert!(matches!(failure.state, State::Lost));
+        assert!(!failure.has_passed(&slot, &reserve, None, Revision(2)));
+        assert!(slot.database().is_none());
+    }
+
+    #[tokio::test]
+    async fn without_room_it_can_be_read() {
         let directory = tempfile::tempdir().expect("a folder");
         let reserve = store(directory.path()).await;
         let (slot, _readers) = Slot::new(written(&reserve));
-        // There is never room for a file below a file.
-        let nowhere = Reserve::of(&directory.path().join("conf"));
+        // There is no room for a file where a folder is.
+        let in_the_way = directory.path().join("kodo-broker.probe");
+        fs::create_dir(&in_the_way).expect("creates");
         let mut failure = Failure::new(failed("for the test"));
-        assert!(!failure.has_passed(&slot, &nowhere, None));
-        assert!(slot.database().is_some());
+        assert!(!failure.has_passed(&slot, &reserve, None, Revision(2)));
         assert!(failure.until_next_try() > Duration::ZERO);
+        let database = slot.database().expect("is open");
+        let entry = database.get(&Key::new(b"a/", b"1")).expect("reads");
+        assert_eq!(entry.expect("is there").value, b"value");
+        fs::remove_dir(in_the_way).expect("removes");
+        assert!(failure.has_passed(&slot, &reserve, None, Revision(2)));
     }
 }

@@ -4,6 +4,8 @@
 //! syncs, and it writes a whole leaf of its tree, up to 16 rows and a few, as one. Segments that are large
 //! enough for leaves of the largest values would make the smallest store some 40 MiB; so no row is large.
 
+use std::cell::Cell;
+
 use sled::{
     IVec, Tree,
     transaction::{ConflictableTransactionError, TransactionalTree},
@@ -13,6 +15,7 @@ use super::{
     super::{Entry, Error, KEY_BYTES_MAX, Key, Revision, Transaction, VALUE_BYTES_MAX, Write},
     database::Trees,
     failed,
+    sum::Sum,
 };
 
 /// Most that a row holds of a value.
@@ -30,8 +33,6 @@ const LEAF_BYTES_MAX: usize = (16 + 4) * (ROW_BYTES_MAX + KEY_BYTES_MAX + 64);
 const _: () = assert!(LEAF_BYTES_MAX < SEGMENT_BYTES / 4);
 /// In a row's revision: what follows is the length of the value, 4 bytes, which lies in parts.
 const IN_PARTS: u64 = 1 << 63;
-/// What the key of a part has after that of its entry: the revision, 8 bytes, and its number, 2.
-const PART_SUFFIX_BYTES: usize = 10;
 
 /// Rows that a transaction writes, at least.
 pub(super) fn count(transaction: &Transaction) -> usize {
@@ -70,6 +71,7 @@ impl<'a> Row<'a> {
         }
     }
 
+    /// The key of the entry, the revision, 8 bytes, and the number of the part, 2.
     fn part_keys(&self, key: &Key) -> impl Iterator<Item = Vec<u8>> + use<> {
         let length = match *self {
             Self::Whole(..) => 0,
@@ -79,12 +81,6 @@ impl<'a> Row<'a> {
         let entry = [key.as_bytes(), &self.revision().0.to_be_bytes()].concat();
         (0..parts).map(move |part| [&entry[..], &part.to_be_bytes()].concat())
     }
-}
-
-/// The key of the entry whose part this is.
-pub(super) fn key_of_part(part: &[u8]) -> Key {
-    let length = part.len().saturating_sub(PART_SUFFIX_BYTES);
-    Key(part[..length].to_vec())
 }
 
 impl Trees {
@@ -141,11 +137,32 @@ pub(super) type Refusal = ConflictableTransactionError<Error>;
 
 /// The trees within a transaction.
 pub(super) struct Rows<'a> {
-    pub(super) records: &'a TransactionalTree,
-    pub(super) parts: &'a TransactionalTree,
+    records: &'a TransactionalTree,
+    parts: &'a TransactionalTree,
+    changed: Cell<Sum>,
 }
 
-impl Rows<'_> {
+impl<'a> Rows<'a> {
+    pub(super) fn new(records: &'a TransactionalTree, parts: &'a TransactionalTree) -> Self {
+        let changed = Cell::default();
+        Self {
+            records,
+            parts,
+            changed,
+        }
+    }
+
+    /// What was removed so far, and what was put.
+    pub(super) fn changed(&self) -> Sum {
+        self.changed.get()
+    }
+
+    fn toggle(&self, key: &Key, revision: Revision) {
+        let mut changed = self.changed.get();
+        changed.toggle(key, revision);
+        self.changed.set(changed);
+    }
+
     pub(super) fn revision(&self, key: &Key) -> Result<Option<Revision>, Refusal> {
         let stored = self.records.get(key.as_bytes())?;
         let row = stored.as_deref().map(Row::read).transpose();
@@ -182,7 +199,8 @@ impl Rows<'_> {
             .part_keys(key)
             .collect();
         let replaced = self.records.insert(key.as_bytes(), row)?;
-        self.remove_parts(key, replaced)?;
+        self.removed(key, replaced)?;
+        self.toggle(key, Revision(revision));
         for (part, bytes) in parts.into_iter().zip(value.chunks(ROW_BYTES_MAX)) {
             self.parts.insert(part, bytes)?;
         }
@@ -191,12 +209,15 @@ impl Rows<'_> {
 
     pub(super) fn remove(&self, key: &Key) -> Result<(), Refusal> {
         let removed = self.records.remove(key.as_bytes())?;
-        self.remove_parts(key, removed)
+        self.removed(key, removed)
     }
 
-    fn remove_parts(&self, key: &Key, stored: Option<IVec>) -> Result<(), Refusal> {
+    /// What there is to do about a row that is no longer there.
+    fn removed(&self, key: &Key, stored: Option<IVec>) -> Result<(), Refusal> {
         let Some(stored) = stored else { return Ok(()) };
-        for part in Row::read(&stored).map_err(Refusal::Abort)?.part_keys(key) {
+        let row = Row::read(&stored).map_err(Refusal::Abort)?;
+        self.toggle(key, row.revision());
+        for part in row.part_keys(key) {
             self.parts.remove(part)?;
         }
         Ok(())
@@ -312,7 +333,6 @@ mod tests {
             .first()
             .expect("reads")
             .expect("is there");
-        assert_eq!(key_of_part(&first.0), key);
         database.trees().parts.remove(first.0).expect("removes");
         assert!(database.get(&key).is_err());
         assert!(database.scan(b"a/", None, 9).is_err());

@@ -60,6 +60,8 @@ struct Thread {
     /// until that was looked at: a retried fsync may report success for data that is gone.
     failure: Option<Failure>,
     has_failed: HasFailed,
+    /// The last commit that is durable.
+    acknowledged: Revision,
 }
 
 /// The same, for others to see; also of a thread that panicked.
@@ -72,12 +74,14 @@ impl fmt::Debug for Writer {
 }
 
 impl Writer {
-    /// Starts the thread. With a failure it accepts nothing until that is made good.
+    /// Starts the thread, on a database whose last commit that is. With a failure it accepts nothing
+    /// until that is made good.
     pub(super) fn start(
         slot: Slot,
         reserve: Reserve,
         mark: Option<Mark>,
         failure: Option<Failure>,
+        acknowledged: Revision,
     ) -> io::Result<Self> {
         let (queue, jobs) = mpsc::channel();
         let nudge = Nudge::new(slot.readers());
@@ -88,6 +92,7 @@ impl Writer {
             mark,
             failure,
             has_failed: HasFailed(has_failed.clone()),
+            acknowledged,
         };
         thread::Builder::new()
             .name("store-writer".into())
@@ -168,7 +173,8 @@ impl Thread {
                 Err(RecvTimeoutError::Disconnected) => return None,
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            if failure.has_passed(&self.slot, &self.reserve, self.mark.as_ref()) {
+            let mark = self.mark.as_ref();
+            if failure.has_passed(&self.slot, &self.reserve, mark, self.acknowledged) {
                 tracing::warn!("the store writes again");
                 self.failure = None;
                 self.has_failed.set(false);
@@ -183,6 +189,12 @@ impl Thread {
             .map(|job| (self.apply(&job.transaction), job))
             .collect();
         let durable = self.make_durable();
+        if durable.is_ok() {
+            let revisions = applied
+                .iter()
+                .filter_map(|(outcome, _)| outcome.as_ref().ok());
+            self.acknowledged = revisions.copied().fold(self.acknowledged, Revision::max);
+        }
         // It may have been taken for failed since it was slow.
         self.has_failed.set(durable.is_err());
         if durable.is_err()
@@ -203,7 +215,7 @@ impl Thread {
         }
         let database = self.slot.database().ok_or_else(gone)?;
         database.apply(transaction).unwrap_or_else(|error| {
-            // One of the two trees may have changed in memory: nothing of it may become durable.
+            // Some of its trees may have changed in memory: nothing of it may become durable.
             database.doubt([transaction].into_iter());
             Err(self.fail(failed(error)))
         })
@@ -273,7 +285,7 @@ mod tests {
         // A file that the system does not sync.
         database.log = fs::File::open("/dev/null").expect("opens");
         let (slot, readers) = Slot::new(database);
-        let writer = Writer::start(slot, reserve, mark, None).expect("starts");
+        let writer = Writer::start(slot, reserve, mark, None, Revision(0)).expect("starts");
         assert!(!writer.has_failed());
         for name in [b"2", b"3"] {
             let failed = writer.commit(put(name)).await;
