@@ -77,7 +77,7 @@ pub(super) async fn without_the_number_of_its_commit() -> Status {
 async fn overwrite(fixture: &Fixture, key: &Key) {
     let database = loop {
         let config = sled::Config::new().path(fixture.store_folder());
-        match config.open() {
+        match config.segment_size(256 * 1024).open() {
             // Its lock is given back some time after the last user was dropped; and a store that opens
             // beside this one may have set a fail point.
             Err(sled::Error::Io(_) | sled::Error::FailPoint) => tokio::task::yield_now().await,
