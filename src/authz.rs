@@ -90,6 +90,9 @@ pub enum Denied {
     /// A grant names all but the purpose.
     #[error("the policy does not grant this purpose to the caller")]
     Purpose,
+    /// A grant names all but the access.
+    #[error("the policy does not grant this kind of access to the caller")]
+    Access,
     /// A grant names all, for as long as a job runs.
     #[error(
         "the policy grants this only for a job that runs, and no job grant covers this caller, organization, resource, purpose and job"

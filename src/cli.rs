@@ -7,6 +7,7 @@ mod audit;
 mod console;
 mod credential;
 mod error;
+mod job;
 mod kek;
 mod name;
 mod organization;
@@ -31,6 +32,7 @@ pub use self::{audit::OfflineAuditCommand, store::OfflineCommand};
 pub use self::{
     audit::{AuditCommand, HandOutView},
     console::Console,
+    job::JobCommand,
     organization::OrganizationCommand,
     store::StoreCommand,
     token::TokenCommand,
@@ -150,6 +152,9 @@ pub enum RemoteCommand {
     /// Back the store up and restore it, look after its keys.
     #[command(subcommand)]
     Store(StoreCommand),
+    /// Tell which jobs run, for grants that hold only while one does.
+    #[command(subcommand)]
+    Job(JobCommand),
     /// Show who this caller is to the broker, on whose word, and what its policy grants.
     Whoami,
     /// Verify the audit log, and ask it who was given what.
@@ -213,6 +218,7 @@ fn execute(
             RemoteCommand::Org(command) => organization::run(options, command, console).await,
             RemoteCommand::Token(command) => token::run(options, command, console).await,
             RemoteCommand::Store(command) => store::run(options, command, console).await,
+            RemoteCommand::Job(command) => job::run(options, command, console).await,
             RemoteCommand::Whoami => whoami::run(options, console).await,
             RemoteCommand::Audit(command) => audit::run(options, command, console).await,
         }

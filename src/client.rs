@@ -179,6 +179,7 @@ impl Client {
             sharepoint_host: options.sharepoint_host.as_deref().unwrap_or_default(),
             min_remaining: options.min_remaining,
             purpose: options.purpose,
+            job_id: options.job_id.as_deref().unwrap_or_default(),
         };
         if let Some(token) = self.shared.held(&wanted) {
             return Ok(token);

@@ -107,6 +107,7 @@ fn of_policy(options: &Options, command: PolicyCommand) -> ExitCode {
                 labels: asked.labels,
                 resource: asked.resource,
                 purpose: asked.purpose,
+                access: asked.access,
                 job_runs: asked.job_runs,
             }),
         ),

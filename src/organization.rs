@@ -84,6 +84,15 @@ pub enum Purpose {
     Restore,
 }
 
+/// In whose name a token is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// The application's own.
+    Application,
+    /// A user's, who has signed in to the application.
+    Delegated,
+}
+
 /// Whether an organization gets tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {

@@ -50,6 +50,7 @@ fuzz_target!(|text: &str| {
                     labels: vec!["msp=northwind".to_owned()],
                     resource: resource.map(str::to_owned),
                     purpose: purpose.map(str::to_owned),
+                    access: None,
                     job_runs: false,
                 };
                 let case = case.parse().expect("a case");
@@ -63,6 +64,7 @@ fuzz_target!(|text: &str| {
                     let wanted = Wanted {
                         resource,
                         purpose,
+                        access: case.access,
                         job_runs: &|| false,
                     };
                     let decided =

@@ -6,7 +6,7 @@ use spiffe::SpiffeId;
 
 use super::{
     Action, Grant, Policy,
-    grant::{PurposeName, ResourceName},
+    grant::{AccessName, PurposeName, ResourceName},
 };
 
 impl Policy {
@@ -35,6 +35,7 @@ impl fmt::Display for Grant {
             labels,
             resources,
             purposes,
+            access,
             needs_job,
         } = self;
         let actions = joined(Action::ALL.iter().filter(|action| actions.has(**action)));
@@ -57,6 +58,11 @@ impl fmt::Display for Grant {
             let granted = PurposeName::ALL.iter().filter(|name| purposes.has(**name));
             if granted.clone().count() < PurposeName::ALL.len() {
                 write!(f, " to {}", joined(granted))?;
+            }
+            let granted = AccessName::ALL.iter().filter(|name| access.has(**name));
+            let granted: Vec<_> = granted.collect();
+            if granted != [&AccessName::Application] {
+                write!(f, " by {} access", joined(granted.into_iter()))?;
             }
             if *needs_job {
                 f.write_str(" while a job runs")?;
@@ -106,6 +112,15 @@ impl fmt::Display for PurposeName {
         f.write_str(match self {
             Self::Backup => "backup",
             Self::Restore => "restore",
+        })
+    }
+}
+
+impl fmt::Display for AccessName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Application => "application",
+            Self::Delegated => "delegated",
         })
     }
 }

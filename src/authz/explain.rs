@@ -6,7 +6,7 @@ use spiffe::{SpiffeId, TrustDomain};
 
 use super::{Action, Denied, Policy, Question, Wanted, decide, file, grant::Grant};
 use crate::organization::{
-    OrganizationId, Purpose, Resource,
+    Access, OrganizationId, Purpose, Resource,
     label::{Label, Labels},
 };
 
@@ -25,6 +25,8 @@ pub struct Case {
     pub resource: Option<Resource>,
     /// What that is for.
     pub purpose: Option<Purpose>,
+    /// In whose name the token is to be.
+    pub access: Access,
     /// Whether a job runs that it is for.
     pub job_runs: bool,
 }
@@ -60,6 +62,8 @@ pub enum Short {
     Resources,
     /// It names all but the purpose.
     Purposes,
+    /// It names all but the access.
+    Access,
     /// It holds while a job runs.
     Job,
 }
@@ -72,6 +76,7 @@ impl Policy {
         let token = case.resource.as_ref().map(|resource| Wanted {
             resource,
             purpose: case.purpose,
+            access: case.access,
             job_runs: &job_runs,
         });
         let question = Question {
@@ -106,6 +111,7 @@ fn says(grant: &Grant, question: &Question<'_>, labels: &Labels) -> Result<(), S
     grant.decides(question).map_err(|denied| match denied {
         Denied::Resource => Short::Resources,
         Denied::Purpose => Short::Purposes,
+        Denied::Access => Short::Access,
         Denied::Job => Short::Job,
         Denied::Organization | Denied::Action | Denied::Labels => Short::Actions,
     })
@@ -147,6 +153,7 @@ impl Short {
             Self::Actions => "actions",
             Self::Resources => "resources",
             Self::Purposes => "purposes",
+            Self::Access => "access",
             Self::Job => "job_grant",
         }
     }
@@ -167,6 +174,8 @@ pub struct CaseText {
     pub resource: Option<String>,
     /// As in the file.
     pub purpose: Option<String>,
+    /// As in the file.
+    pub access: Option<String>,
     /// Whether a job runs that it is for.
     pub job_runs: bool,
 }
@@ -190,8 +199,11 @@ impl CaseText {
         let action = file::action(&self.action)?;
         let resource = self.resource.as_deref().map(file::resource).transpose()?;
         let purpose = self.purpose.as_deref().map(file::purpose).transpose()?;
-        if action != Action::GetToken && (resource.is_some() || purpose.is_some()) {
-            return Err("resource and purpose belong to the action get_token".to_owned());
+        let access = self.access.as_deref().map(file::access).transpose()?;
+        let of_token = resource.is_some() || purpose.is_some() || access.is_some();
+        if action != Action::GetToken && of_token {
+            let reason = "resource, purpose and access belong to the action get_token";
+            return Err(reason.to_owned());
         }
         if action == Action::GetToken && resource.is_none() {
             return Err("get_token is asked for with a resource".to_owned());
@@ -204,6 +216,7 @@ impl CaseText {
             resource,
             // As a broker takes a request that says nothing.
             purpose: purpose.or(Some(Purpose::Backup)),
+            access: access.unwrap_or(Access::Application),
             job_runs: self.job_runs,
         })
     }

@@ -14,11 +14,11 @@ use toml::Spanned;
 
 use super::{
     Action, Policy,
-    grant::{Grant, PurposeName, ResourceName, Set},
+    grant::{AccessName, Grant, PurposeName, ResourceName, Set},
     granted::{CallerPattern, Granting},
     limits::{Limiting, Limits},
 };
-use crate::organization::{OrganizationId, Purpose, Resource, label::Label};
+use crate::organization::{Access, OrganizationId, Purpose, Resource, label::Label};
 
 /// A file of grants.
 #[derive(Deserialize)]
@@ -51,6 +51,7 @@ struct GrantEntry {
     #[serde(default)]
     resources: Vec<ResourceName>,
     purposes: Option<Spanned<Vec<PurposeName>>>,
+    access: Option<Spanned<Vec<AccessName>>>,
     job_grant: Option<Spanned<JobGrantNeed>>,
 }
 
@@ -92,6 +93,14 @@ pub(super) fn purpose(word: &str) -> Result<Purpose, String> {
     Ok(match parsed(word)? {
         PurposeName::Backup => Purpose::Backup,
         PurposeName::Restore => Purpose::Restore,
+    })
+}
+
+/// A kind of access, as the file has it.
+pub(super) fn access(word: &str) -> Result<Access, String> {
+    Ok(match parsed(word)? {
+        AccessName::Application => Access::Application,
+        AccessName::Delegated => Access::Delegated,
     })
 }
 
@@ -186,7 +195,8 @@ fn grant(entry: &GrantEntry, line: usize) -> Result<Grant, Wrong> {
         prefixes,
         labels: labels(entry)?,
         resources: Set::of(entry.resources.iter().copied()),
-        purposes: purposes(entry)?,
+        purposes: of_token("purposes", entry, &entry.purposes, &PurposeName::ALL)?,
+        access: of_token("access", entry, &entry.access, &[AccessName::Application])?,
         needs_job: needs_job(entry)?,
     };
     check(entry, &grant)?;
@@ -211,20 +221,26 @@ fn labels(entry: &GrantEntry) -> Result<Vec<Label>, Wrong> {
     labels.collect()
 }
 
-fn purposes(entry: &GrantEntry) -> Result<Set, Wrong> {
-    let Some(purposes) = &entry.purposes else {
-        return Ok(Set::of([PurposeName::Backup, PurposeName::Restore]));
+/// What is said about tokens only, or, where nothing is said, what that means.
+fn of_token<T: Copy + Into<u16>>(
+    key: &str,
+    entry: &GrantEntry,
+    named: &Option<Spanned<Vec<T>>>,
+    otherwise: &[T],
+) -> Result<Set, Wrong> {
+    let Some(named) = named else {
+        return Ok(Set::of(otherwise.iter().copied()));
     };
-    let wrong = |reason: &str| Err((purposes.span().start, reason.to_owned()));
+    let wrong = |reason: String| Err((named.span().start, reason));
     if !entry.actions.contains(&Action::GetToken) {
-        return wrong("`purposes` belong to the action get_token");
+        return wrong(format!("`{key}` belongs to the action get_token"));
     }
-    if purposes.get_ref().is_empty() {
-        return wrong(
-            "`purposes` are empty, so no token is granted; leave them out for any purpose",
-        );
+    if named.get_ref().is_empty() {
+        return wrong(format!(
+            "`{key}` is empty, so no token is granted; name some, or leave it out"
+        ));
     }
-    Ok(Set::of(purposes.get_ref().iter().copied()))
+    Ok(Set::of(named.get_ref().iter().copied()))
 }
 
 fn needs_job(entry: &GrantEntry) -> Result<bool, Wrong> {

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::{Action, Denied};
 use crate::organization::{
-    OrganizationId, Purpose, Resource,
+    Access, OrganizationId, Purpose, Resource,
     label::{Label, Labelled},
 };
 
@@ -24,6 +24,14 @@ pub(super) enum ResourceName {
 pub(super) enum PurposeName {
     Backup,
     Restore,
+}
+
+/// A kind of access by its name in policies.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum AccessName {
+    Application,
+    Delegated,
 }
 
 /// Few things of a kind, as bits.
@@ -48,6 +56,8 @@ pub struct Wanted<'a> {
     pub resource: &'a Resource,
     /// What for; `None`: for anything.
     pub purpose: Option<Purpose>,
+    /// In whose name.
+    pub access: Access,
     /// Whether a job runs that it is for. Asked only where a grant wants to know.
     pub job_runs: &'a dyn Fn() -> bool,
 }
@@ -65,6 +75,7 @@ pub(super) struct Grant {
     pub(super) labels: Vec<Label>,
     pub(super) resources: Set,
     pub(super) purposes: Set,
+    pub(super) access: Set,
     /// Whether it holds only while a job runs.
     pub(super) needs_job: bool,
 }
@@ -97,6 +108,10 @@ impl ResourceName {
 
 impl PurposeName {
     pub(super) const ALL: [Self; 2] = [Self::Backup, Self::Restore];
+}
+
+impl AccessName {
+    pub(super) const ALL: [Self; 2] = [Self::Application, Self::Delegated];
 }
 
 impl Set {
@@ -147,6 +162,7 @@ impl Grant {
         let Some(Wanted {
             resource,
             purpose,
+            access,
             job_runs,
         }) = question.token
         else {
@@ -157,6 +173,9 @@ impl Grant {
         }
         if purpose.is_some_and(|purpose| !self.purposes.has(PurposeName::from(purpose))) {
             return Err(Denied::Purpose);
+        }
+        if !self.access.has(AccessName::from(access)) {
+            return Err(Denied::Access);
         }
         if self.needs_job && !job_runs() {
             return Err(Denied::Job);
@@ -180,6 +199,21 @@ impl From<ResourceName> for u16 {
 impl From<PurposeName> for u16 {
     fn from(purpose: PurposeName) -> Self {
         purpose as Self
+    }
+}
+
+impl From<AccessName> for u16 {
+    fn from(access: AccessName) -> Self {
+        access as Self
+    }
+}
+
+impl From<Access> for AccessName {
+    fn from(access: Access) -> Self {
+        match access {
+            Access::Application => Self::Application,
+            Access::Delegated => Self::Delegated,
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 use std::slice;
 
 use super::*;
-use crate::organization::{Purpose, Resource, label::Label};
+use crate::organization::{Access, Purpose, Resource, label::Label};
 
 mod explanation;
 mod labels;
@@ -51,6 +51,7 @@ fn wanted(resource: &Resource, purpose: Option<Purpose>) -> Wanted<'_> {
     Wanted {
         resource,
         purpose,
+        access: Access::Application,
         job_runs: &|| false,
     }
 }

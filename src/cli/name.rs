@@ -99,6 +99,16 @@ pub(super) fn resource(value: i32) -> String {
     )
 }
 
+/// The word for a purpose, as [`PurposeName`] has it.
+pub(super) fn purpose(value: i32) -> String {
+    let purpose = Purpose::try_from(value).ok();
+    word(
+        value,
+        purpose.map(|purpose| purpose.as_str_name()),
+        "PURPOSE_",
+    )
+}
+
 /// The word for the kind of a credential.
 pub(super) fn credential_kind(value: i32) -> String {
     let kind = CredentialKind::try_from(value).ok();

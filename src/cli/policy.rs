@@ -44,6 +44,9 @@ pub struct TestArguments {
     /// With a resource: the purpose, as in the file. Left out: backup.
     #[arg(long)]
     pub purpose: Option<String>,
+    /// With a resource: the access, as in the file. Left out: application.
+    #[arg(long)]
+    pub access: Option<String>,
     /// Take it that a job grant covers it.
     #[arg(long)]
     pub job_runs: bool,

@@ -42,6 +42,9 @@ pub struct WantedArguments {
     /// What the token is wanted for.
     #[arg(long, value_enum, default_value_t = PurposeName::Backup)]
     purpose: PurposeName,
+    /// The job that it is for, as the scheduler told the broker. Left out: any.
+    #[arg(long = "job", value_name = "JOB_ID")]
+    job_id: Option<String>,
 }
 
 /// What the token is of.
@@ -107,6 +110,7 @@ impl WantedArguments {
             sharepoint_host: self.of.sharepoint_host.clone(),
             min_remaining: self.min_remaining,
             purpose: self.purpose.into(),
+            job_id: self.job_id.clone(),
             timeout: None,
         }
     }

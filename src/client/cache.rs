@@ -37,6 +37,8 @@ pub(super) struct Wanted<'a> {
     /// Least life, where the caller says so.
     pub(super) min_remaining: Option<Duration>,
     pub(super) purpose: Purpose,
+    /// Empty for any.
+    pub(super) job_id: &'a str,
 }
 
 /// See the module.

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    pb::v1::{GetTokenRequest, Purpose, token_service_client::TokenServiceClient},
+    pb::v1::{Access, GetTokenRequest, Purpose, token_service_client::TokenServiceClient},
 };
 
 /// No caller waits longer, whatever its options say.
@@ -60,6 +60,7 @@ struct Demand {
     min_remaining: Option<Duration>,
     needed: Duration,
     purpose: Purpose,
+    job_id: String,
     /// Moves on when somebody joins who has more time.
     deadline: Mutex<Instant>,
     epoch: u64,
@@ -187,6 +188,7 @@ impl Shared {
             min_remaining: wanted.min_remaining,
             needed: wanted.needed(),
             purpose: wanted.purpose,
+            job_id: wanted.job_id.to_owned(),
             deadline: Mutex::new(deadline),
             epoch: slot.epoch,
         });
@@ -218,7 +220,10 @@ impl Flight {
     /// Whether a caller may wait for this one.
     fn is_for(&self, wanted: &Wanted<'_>) -> bool {
         let goes_first = |purpose| purpose == Purpose::Restore;
-        self.is_under_way() && (goes_first(self.demand.purpose) || !goes_first(wanted.purpose))
+        self.is_under_way()
+            && (goes_first(self.demand.purpose) || !goes_first(wanted.purpose))
+            // The broker may say no to the one and yes to the other.
+            && self.demand.job_id == wanted.job_id
     }
 
     /// How the call ended. `None` if its task was cut off.
@@ -246,8 +251,8 @@ impl Demand {
             sharepoint_host: self.key.sharepoint_host.clone(),
             min_remaining: self.min_remaining.map(duration),
             purpose: self.purpose.into(),
-            // Any: where the policy asks for a job grant, whichever covers it does.
-            job_id: String::new(),
+            job_id: self.job_id.clone(),
+            access: Access::Application.into(),
         }
     }
 }

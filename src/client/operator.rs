@@ -4,14 +4,16 @@ use tonic::{Streaming, transport::Channel};
 
 use super::{ConnectionConfig, Error, Origin, connection::Connection};
 use crate::pb::admin::v1::{
-    BackUpStoreRequest, BackUpStoreResponse, GetExposureRequest, GetExposureResponse,
-    GetOrganizationRequest, GetOrganizationResponse, GetStoreStatusRequest, GetStoreStatusResponse,
+    BackUpStoreRequest, BackUpStoreResponse, CreateJobGrantRequest, CreateJobGrantResponse,
+    GetExposureRequest, GetExposureResponse, GetOrganizationRequest, GetOrganizationResponse,
+    GetStoreStatusRequest, GetStoreStatusResponse, ListJobGrantsRequest, ListJobGrantsResponse,
     ListOrganizationsRequest, ListOrganizationsResponse, RegisterOrganizationRequest,
     RegisterOrganizationResponse, ResumeOrganizationRequest, ResumeOrganizationResponse,
-    RevokeOrganizationRequest, RevokeOrganizationResponse, RewrapKeysRequest, RewrapKeysResponse,
-    RotateCredentialRequest, RotateCredentialResponse, SuspendOrganizationRequest,
-    SuspendOrganizationResponse, TraceTokenRequest, TraceTokenResponse, UpdateOrganizationRequest,
-    UpdateOrganizationResponse, audit_service_client::AuditServiceClient,
+    RevokeJobGrantRequest, RevokeJobGrantResponse, RevokeOrganizationRequest,
+    RevokeOrganizationResponse, RewrapKeysRequest, RewrapKeysResponse, RotateCredentialRequest,
+    RotateCredentialResponse, SuspendOrganizationRequest, SuspendOrganizationResponse,
+    TraceTokenRequest, TraceTokenResponse, UpdateOrganizationRequest, UpdateOrganizationResponse,
+    audit_service_client::AuditServiceClient, job_grant_service_client::JobGrantServiceClient,
     organization_service_client::OrganizationServiceClient,
     store_service_client::StoreServiceClient,
 };
@@ -183,6 +185,48 @@ impl Operator {
         .await
     }
 
+    /// Tells of a job that runs.
+    ///
+    /// # Errors
+    ///
+    /// As the comment of the RPC in `job_grant_service.proto` tells.
+    pub async fn create_job_grant(
+        &self,
+        request: CreateJobGrantRequest,
+    ) -> Result<CreateJobGrantResponse, Error> {
+        let request = self.connection.request(request);
+        let response = self.jobs().create_job_grant(request).await?;
+        Ok(response.into_inner())
+    }
+
+    /// Returns the jobs of an organization that run.
+    ///
+    /// # Errors
+    ///
+    /// As the comment of the RPC in `job_grant_service.proto` tells.
+    pub async fn list_job_grants(
+        &self,
+        request: ListJobGrantsRequest,
+    ) -> Result<ListJobGrantsResponse, Error> {
+        let request = self.connection.request(request);
+        let response = self.jobs().list_job_grants(request).await?;
+        Ok(response.into_inner())
+    }
+
+    /// Ends a job before its time.
+    ///
+    /// # Errors
+    ///
+    /// As the comment of the RPC in `job_grant_service.proto` tells.
+    pub async fn revoke_job_grant(
+        &self,
+        request: RevokeJobGrantRequest,
+    ) -> Result<RevokeJobGrantResponse, Error> {
+        let request = self.connection.request(request);
+        let response = self.jobs().revoke_job_grant(request).await?;
+        Ok(response.into_inner())
+    }
+
     /// Tells how the store is.
     ///
     /// # Errors
@@ -244,6 +288,10 @@ impl Operator {
         let request = self.connection.request(request);
         let response = self.audit().get_exposure(request).await?;
         Ok(response.into_inner())
+    }
+
+    fn jobs(&self) -> JobGrantServiceClient<Channel> {
+        JobGrantServiceClient::new(self.connection.channel.clone())
     }
 
     fn audit(&self) -> AuditServiceClient<Channel> {

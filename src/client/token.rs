@@ -28,6 +28,10 @@ pub struct TokenOptions {
     /// What the token is wanted for: [`Purpose::Restore`] goes first where requests have to queue.
     /// [`Purpose::Unspecified`] is a backup.
     pub purpose: Purpose,
+    /// The job that the token is for: 1 to 64 letters, digits, `-`, `_` and `.`. It goes on record, and
+    /// where the broker's policy asks for a job grant, one of this job has to cover the token. `None`:
+    /// whichever job covers it. A token that is held serves all jobs of this process.
+    pub job_id: Option<String>,
     /// How long the caller waits at most, retries included. `None`: the `timeout_seconds` of the
     /// [`ConnectionConfig`](super::ConnectionConfig).
     pub timeout: Option<Duration>,

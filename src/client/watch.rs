@@ -15,7 +15,8 @@ use super::{
     token::{Key, TokenOptions},
 };
 use crate::pb::v1::{
-    ErrorReason, WatchTokenRequest, WatchTokenResponse, token_service_client::TokenServiceClient,
+    Access, ErrorReason, WatchTokenRequest, WatchTokenResponse,
+    token_service_client::TokenServiceClient,
 };
 
 /// Tokens of one organization for one API, one after the other, each before the one before it ends:
@@ -108,8 +109,8 @@ impl Watch {
             sharepoint_host: self.key.sharepoint_host.clone(),
             min_remaining: self.options.min_remaining.map(duration),
             purpose: self.options.purpose.into(),
-            // Any: where the policy asks for a job grant, whichever covers it does.
-            job_id: String::new(),
+            job_id: self.options.job_id.clone().unwrap_or_default(),
+            access: Access::Application.into(),
         };
         let connection = &self.shared.connection;
         let mut service = TokenServiceClient::new(connection.channel.clone());

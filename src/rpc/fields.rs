@@ -16,7 +16,7 @@ use crate::{
     hex,
     malformed::Malformed,
     organization::{
-        ClientId, Cloud, OrganizationId, Purpose, Resource, SharePointHost, job::JobId,
+        Access, ClientId, Cloud, OrganizationId, Purpose, Resource, SharePointHost, job::JobId,
         label::Labels,
     },
     pb::{admin::v1 as admin, v1},
@@ -164,6 +164,17 @@ impl Fields {
             Ok(v1::Purpose::Restore) => Some(Purpose::Restore),
             Err(_) => {
                 self.refuse("purpose", "must be one of the values of the enum Purpose");
+                None
+            }
+        }
+    }
+
+    pub(super) fn access(&mut self, number: i32) -> Option<Access> {
+        match v1::Access::try_from(number) {
+            Ok(v1::Access::Unspecified | v1::Access::Application) => Some(Access::Application),
+            Ok(v1::Access::Delegated) => Some(Access::Delegated),
+            Err(_) => {
+                self.refuse("access", "must be one of the values of the enum Access");
                 None
             }
         }

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     audit::Outcome,
+    organization::Access,
     pb::v1::{self, ReportTokenRequest, ReportTokenResponse},
     token::report::Verdict,
 };
@@ -73,7 +74,7 @@ impl TokenService {
             return Err(fields.into_status());
         };
         // Whatever it was got for.
-        self.allow(caller, &key, None, None)?;
+        self.allow(caller, &key, None, Access::Application, None)?;
         let verdict = self.tokens.report(&key, &fingerprint, refused);
         tracing::info!(
             caller = caller.name(),

@@ -120,6 +120,14 @@ pub(super) fn audit_is_being_read() -> Status {
     )
 }
 
+pub(super) fn no_delegated_access() -> Status {
+    status(
+        Code::FailedPrecondition,
+        Reason::DelegatedAccessUnavailable,
+        "the broker keeps no sign-in of a user, so it has no delegated token; ask for ACCESS_APPLICATION",
+    )
+}
+
 pub(super) fn too_many_streams() -> Status {
     retry(
         Code::ResourceExhausted,
@@ -219,7 +227,7 @@ impl From<Denied> for Status {
         let message = denied.to_string();
         match denied {
             Denied::Organization => organization_not_found(),
-            Denied::Action | Denied::Labels | Denied::Purpose | Denied::Job => {
+            Denied::Action | Denied::Labels | Denied::Purpose | Denied::Access | Denied::Job => {
                 status(Code::PermissionDenied, Reason::CallerNotAuthorized, message)
             }
             Denied::Resource => status(Code::PermissionDenied, Reason::ResourceNotAllowed, message),

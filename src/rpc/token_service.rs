@@ -30,7 +30,7 @@ use crate::{
     clock::Clock,
     jobs::{self, Jobs},
     metrics::{Cache, Metrics},
-    organization::{Purpose, job::JobId, label_index::LabelIndex},
+    organization::{Access, Purpose, job::JobId, label_index::LabelIndex},
     pb::v1::{
         ErrorReason, GetTokenRequest, GetTokenResponse, ReportTokenRequest, ReportTokenResponse,
         WatchTokenRequest, token_service_server,
@@ -217,14 +217,19 @@ impl TokenService {
         }
         let needed = fields.min_remaining(request.min_remaining, self.margin);
         let purpose = fields.purpose(request.purpose);
+        let access = fields.access(request.access);
         asked.job_id = fields.job_id(&request.job_id);
-        let (Some(key), Some(needed), Some(purpose), true) =
-            (asked.key(), needed, purpose, fields.is_clean())
+        let (Some(key), Some(needed), Some(purpose), Some(access), true) =
+            (asked.key(), needed, purpose, access, fields.is_clean())
         else {
             return Err(fields.into_status());
         };
         let job_id = asked.job_id.clone();
-        self.allow(admitted.caller(), &key, Some(purpose), job_id.as_ref())?;
+        let caller = admitted.caller();
+        self.allow(caller, &key, Some(purpose), access, job_id.as_ref())?;
+        if access == Access::Delegated {
+            return Err(status::no_delegated_access());
+        }
         Ok(Wanted {
             key,
             needed,
@@ -239,6 +244,7 @@ impl TokenService {
         caller: &Caller,
         key: &TokenKey,
         purpose: Option<Purpose>,
+        access: Access,
         job_id: Option<&JobId>,
     ) -> Result<(), Status> {
         let (organization, resource) = (&key.organization, &key.resource);
@@ -252,6 +258,7 @@ impl TokenService {
         let wanted = authz::Wanted {
             resource,
             purpose,
+            access,
             job_runs: &|| self.jobs.cover(&asked),
         };
         let allowed = self

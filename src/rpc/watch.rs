@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     audit::Outcome,
+    organization::Access,
     pb::v1::{GetTokenRequest, WatchTokenRequest, WatchTokenResponse},
     token::{Token, watch::Watch},
 };
@@ -128,6 +129,7 @@ impl From<WatchTokenRequest> for GetTokenRequest {
             sharepoint_host: request.sharepoint_host,
             min_remaining: request.min_remaining,
             purpose: request.purpose,
+            access: request.access,
             job_id: request.job_id,
         }
     }
@@ -167,6 +169,7 @@ impl Following {
                 caller,
                 &wanted.key,
                 Some(wanted.purpose),
+                Access::Application,
                 wanted.job_id.as_ref(),
             )?;
             let Some(token) = token else {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use kodo_broker::pb::{
     admin::v1 as admin,
-    v1::{ErrorReason, Purpose, Resource},
+    v1::{Access, ErrorReason, Purpose, Resource},
 };
 use tonic::{Code, Status};
 
@@ -339,4 +339,19 @@ async fn a_worker_gets_tokens_for_the_purposes_of_its_grant_only() {
     let mut watch = request::watch("contoso", Resource::Graph);
     watch.purpose = Purpose::Restore.into();
     assert_refused(tokens.watch_token(watch).await, denied.0, denied.1);
+    // Nobody said that it may have tokens of users.
+    for (access, granted) in [
+        (Access::Unspecified, true),
+        (Access::Application, true),
+        (Access::Delegated, false),
+    ] {
+        let mut request = request::token("contoso", Resource::Graph);
+        request.access = access.into();
+        let answer = tokens.get_token(request).await;
+        assert_eq!(answer.is_ok(), granted, "{answer:?}");
+        if let Err(refused) = answer {
+            let refused = assert_refused::<()>(Err(refused), denied.0, denied.1);
+            assert!(refused.message().contains("access"), "{refused:?}");
+        }
+    }
 }

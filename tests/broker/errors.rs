@@ -58,6 +58,7 @@ async fn provoke(reason: ErrorReason) -> Status {
         R::RecordCorrupt => stored::with_a_bit_flipped().await,
         R::ShuttingDown => cause::changed_again_and_again().await,
         R::Internal => stored::with_a_key_that_cannot_sign().await,
+        R::DelegatedAccessUnavailable => cause::in_the_name_of_a_user().await,
         R::AuditUnavailable => cause::with_a_full_audit_device().await,
     }
 }

@@ -13,6 +13,7 @@ mod example;
 mod guards;
 mod identity;
 mod image;
+mod jobs;
 mod kill;
 mod memory;
 mod policy;

@@ -32,6 +32,7 @@ organizations = ["*"]
             labels: labels.iter().map(|label| (*label).to_owned()).collect(),
             resource: token.first().map(|text| (*text).to_owned()),
             purpose: token.get(1).map(|text| (*text).to_owned()),
+            access: token.get(2).map(|text| (*text).to_owned()),
             job_runs: false,
         };
         policy.explain(&text.parse().expect("a case"))
@@ -45,6 +46,16 @@ organizations = ["*"]
         (
             case("eu-1", &["msp=nw"], "get_token", &["graph", "restore"]),
             Err(Short::Purposes),
+            Err(Short::Actions),
+        ),
+        (
+            case(
+                "eu-1",
+                &["msp=nw"],
+                "get_token",
+                &["graph", "backup", "delegated"],
+            ),
+            Err(Short::Access),
             Err(Short::Actions),
         ),
         (

@@ -80,7 +80,7 @@ fn labels_and_purposes_that_mean_nothing_are_refused_with_their_line() {
     refused(
         &grant("get", "*", "purposes = [\"backup\"]"),
         5,
-        "belong to",
+        "belongs to",
     );
     let token = |rest: &str| {
         grant(
@@ -89,8 +89,15 @@ fn labels_and_purposes_that_mean_nothing_are_refused_with_their_line() {
             &format!("resources = [\"graph\"]\n{rest}"),
         )
     };
-    refused(&token("purposes = []"), 6, "are empty");
+    refused(&token("purposes = []"), 6, "is empty");
     refused(&token("purposes = [\"audit\"]"), 6, "audit");
+    refused(&token("access = []"), 6, "is empty");
+    refused(&token("access = [\"user\"]"), 6, "user");
+    refused(
+        &grant("get", "*", "access = [\"delegated\"]"),
+        5,
+        "belongs to",
+    );
     refused(
         &grant("manage_store", "*", "labels = [\"a=1\"]"),
         2,

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::organization::{Purpose, label_index::LabelIndex};
+use crate::organization::{Access, Purpose, label_index::LabelIndex};
 
 const ACTION_NAMES: [&str; 9] = [
     "get_token",
@@ -18,6 +18,7 @@ const ACTION_NAMES: [&str; 9] = [
 ];
 const RESOURCES: [&str; 4] = ["graph", "exchange", "sharepoint", "azure_ad_graph"];
 const PURPOSES: [&str; 2] = ["backup", "restore"];
+const ACCESS: [&str; 2] = ["application", "delegated"];
 /// Paths of a small universe, chosen so that many begin alike.
 const PATHS: [&str; 6] = ["a", "a/b", "a/b/c", "a-b", "ab", "b/a"];
 const ORGANIZATIONS: [&str; 5] = ["a", "a-b", "a-bc", "ab", "b"];
@@ -29,8 +30,11 @@ const GRANTS: [usize; 2] = [6, 24];
 const QUESTIONS: usize = 500;
 const CASES: usize = 1_000_000;
 
+/// A token that is asked for: its resource, purpose and access.
+type Token = (usize, Option<usize>, usize);
+
 /// A grant as numbers into the universe: callers (and whether all below), actions, patterns, labels,
-/// resources, purposes.
+/// resources, purposes, access.
 #[derive(Clone, Debug)]
 struct Drawn {
     callers: Vec<(usize, bool)>,
@@ -40,6 +44,7 @@ struct Drawn {
     resources: Vec<usize>,
     /// `None`: not said.
     purposes: Option<Vec<usize>>,
+    access: Option<Vec<usize>>,
 }
 
 /// Which labels each organization has: one bit a label.
@@ -69,14 +74,16 @@ impl Drawn {
         if resources.is_empty() {
             resources.push(0);
         }
-        let some = [vec![0], vec![1], vec![0, 1]][random.usize(0..3)].clone();
+        let some =
+            |random: &mut fastrand::Rng| [vec![0], vec![1], vec![0, 1]][random.usize(0..3)].clone();
         Self {
             callers,
             actions,
             patterns,
             labels,
             resources: if tokens { resources } else { vec![] },
-            purposes: (tokens && random.bool()).then_some(some),
+            purposes: (tokens && random.bool()).then(|| some(random)),
+            access: (tokens && random.bool()).then(|| some(random)),
         }
     }
 
@@ -108,6 +115,9 @@ impl Drawn {
         }
         if let Some(purposes) = &self.purposes {
             text += &format!("purposes = {}\n", named(&PURPOSES, purposes));
+        }
+        if let Some(access) = &self.access {
+            text += &format!("access = {}\n", named(&ACCESS, access));
         }
         text
     }
@@ -145,15 +155,17 @@ impl Drawn {
         named && (self.labels.is_empty() || self.labels.iter().any(worn))
     }
 
-    /// How near it comes: 0 is another organization, 4 enough.
-    fn reaches(&self, action: usize, token: Option<(usize, Option<usize>)>) -> usize {
+    /// How near it comes: 0 is another organization, 5 enough.
+    fn reaches(&self, action: usize, token: Option<Token>) -> usize {
         let purposes = self.purposes.as_deref().unwrap_or(&[0, 1]);
         let purpose_fits = |purpose: Option<usize>| purpose.is_none_or(|p| purposes.contains(&p));
         match token {
             _ if !self.actions.contains(&action) => 1,
-            Some((resource, _)) if !self.resources.contains(&resource) => 2,
-            Some((_, purpose)) if !purpose_fits(purpose) => 3,
-            _ => 4,
+            Some((resource, ..)) if !self.resources.contains(&resource) => 2,
+            Some((_, purpose, _)) if !purpose_fits(purpose) => 3,
+            // Nobody acts as a user where nothing says so.
+            Some((.., access)) if !self.access.as_deref().unwrap_or(&[0]).contains(&access) => 4,
+            _ => 5,
         }
     }
 }
@@ -236,6 +248,7 @@ impl World {
         let token = (
             random.usize(0..4),
             [None, Some(0), Some(1)][random.usize(0..3)],
+            random.usize(0..2),
         );
         let token = action.is_none().then_some(token);
         let action = action.unwrap_or(0);
@@ -248,16 +261,20 @@ impl World {
             1 => Err(Denied::Action),
             2 => Err(Denied::Resource),
             3 => Err(Denied::Purpose),
+            4 => Err(Denied::Access),
             _ => Ok(()),
         };
         let decision = match token {
             None => self
                 .policy
                 .check(caller.id(), ACTIONS[action], organization, &self.index),
-            Some((number, purpose)) => {
+            Some((number, purpose, access)) => {
                 let resource = resource(number);
                 let purposes = [Purpose::Backup, Purpose::Restore];
-                let wanted = wanted(&resource, purpose.map(|purpose| purposes[purpose]));
+                let wanted = Wanted {
+                    access: [Access::Application, Access::Delegated][access],
+                    ..wanted(&resource, purpose.map(|purpose| purposes[purpose]))
+                };
                 self.policy
                     .check_token_of(caller, organization, wanted, &self.index)
             }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kodo_broker::{
     clock::Clock,
-    pb::v1::Resource,
+    pb::v1::{Access, Resource},
     simulator::{
         fault::{Endpoint, Fault},
         pki::Leaf,
@@ -60,6 +60,22 @@ pub(super) async fn with_a_grant_for_graph_only() -> Status {
     "#;
     let fixture = Setup::new().policy(policy.into()).start().await;
     refusal(&fixture, Resource::Exchange).await
+}
+
+pub(super) async fn in_the_name_of_a_user() -> Status {
+    let policy = r#"
+        [[grant]]
+        callers = ["spiffe://kodo.test/worker"]
+        actions = ["get_token"]
+        organizations = ["*"]
+        resources = ["graph"]
+        access = ["delegated"]
+    "#;
+    let fixture = Setup::new().policy(policy.into()).start().await;
+    let mut request = request::token("contoso", Resource::Graph);
+    request.access = Access::Delegated.into();
+    let refused = fixture.tokens("worker").get_token(request).await;
+    refused.expect_err("there is none")
 }
 
 pub(super) async fn register_twice() -> Status {
