@@ -1,9 +1,25 @@
 //! Which grant decides.
 
 use super::{
-    explain::{CaseText, Considered, Short},
+    explain::{Case, CaseText, Considered, Short},
     *,
 };
+
+/// A case as somebody types it, with the parts of a token that there are.
+fn case(organization: &str, labels: &[&str], action: &str, token: &[&str]) -> Case {
+    let part = |number| token.get(number).map(|text: &&str| (*text).to_owned());
+    let text = CaseText {
+        caller: WORKER.to_owned(),
+        action: action.to_owned(),
+        organization: organization.to_owned(),
+        labels: labels.iter().map(|label| (*label).to_owned()).collect(),
+        resource: part(0),
+        purpose: part(1),
+        access: part(2),
+        job_runs: false,
+    };
+    text.parse().expect("a case")
+}
 
 /// What a policy file says is what an explanation says, and that is what is decided.
 #[test]
@@ -25,17 +41,7 @@ organizations = ["*"]
     )
     .expect("parses");
     let case = |organization: &str, labels: &[&str], action: &str, token: &[&str]| {
-        let text = CaseText {
-            caller: WORKER.to_owned(),
-            action: action.to_owned(),
-            organization: organization.to_owned(),
-            labels: labels.iter().map(|label| (*label).to_owned()).collect(),
-            resource: token.first().map(|text| (*text).to_owned()),
-            purpose: token.get(1).map(|text| (*text).to_owned()),
-            access: token.get(2).map(|text| (*text).to_owned()),
-            job_runs: false,
-        };
-        policy.explain(&text.parse().expect("a case"))
+        policy.explain(&case(organization, labels, action, token))
     };
     for (explained, first, second) in [
         (
