@@ -30,6 +30,12 @@ const LAST_SECOND: i64 = 253_402_300_799;
 #[derive(Debug, Default)]
 pub(super) struct Fields(Vec<FieldViolation>);
 
+/// Whether a text may stand for why something is done.
+pub(super) fn is_reason(text: &str) -> bool {
+    let empty = text.trim().is_empty();
+    !empty && text.chars().count() <= 200 && !text.chars().any(char::is_control)
+}
+
 impl Fields {
     /// Notes that a field is not what it should be.
     pub(super) fn refuse(&mut self, field: &str, why: &str) {
@@ -99,8 +105,7 @@ impl Fields {
 
     /// Why something is done, in the words of whoever does it.
     pub(super) fn reason(&mut self, text: String) -> Option<String> {
-        let empty = text.trim().is_empty();
-        if empty || text.chars().count() > 200 || text.chars().any(char::is_control) {
+        if !is_reason(&text) {
             self.refuse(
                 "reason",
                 "is required: at most 200 characters, none of them a control character",

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::{
     admission::{Admission, Admitted},
     deny,
-    fields::Fields,
+    fields::{self, Fields},
     listener::Peer,
     organization_message::outstanding,
     peer_of,
@@ -51,6 +51,11 @@ mod updating;
 pub(super) trait Names {
     /// Its id as the message has it; empty where it has none.
     fn organization_id(&self) -> &str;
+
+    /// Why it is wanted, as the message has it, where it says.
+    fn reason(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// Registers, shows, rotates and revokes.
@@ -186,7 +191,8 @@ impl OrganizationService {
         let intent = if reads(rpc) {
             None
         } else {
-            Some(self.intend(peer, caller, rpc, &named).await?)
+            let why = request.reason().filter(|text| fields::is_reason(text));
+            Some(self.intend(peer, caller, rpc, (&named, why)).await?)
         };
         let answer = match admitted.begin() {
             Ok(_under_way) => work(self, caller.id(), request).await,
@@ -207,12 +213,13 @@ impl OrganizationService {
         peer: &Peer,
         caller: &Caller,
         rpc: &'static str,
-        about: &str,
+        (about, why): (&str, Option<&str>),
     ) -> Result<u64, Status> {
         let call = self.audit.next_call();
         let organization = OrganizationId::parse(about).ok();
         let mut record = self.line((peer, caller), rpc, organization.as_ref());
         (record.kind, record.call, record.outcome) = (Kind::Intent, Some(call), Outcome::Open);
+        record.reason = why;
         let place = self.audit.record(&record)?;
         self.audit.durable(place).await?;
         Ok(call)
@@ -325,11 +332,20 @@ macro_rules! names {
 names! {
     itself: CreateJobGrantRequest, ListJobGrantsRequest, RevokeJobGrantRequest,
         RegisterOrganizationRequest, GetOrganizationRequest, UpdateOrganizationRequest,
-        RotateCredentialRequest, RevokeOrganizationRequest, SuspendOrganizationRequest,
-        ResumeOrganizationRequest;
+        RotateCredentialRequest, RevokeOrganizationRequest, ResumeOrganizationRequest;
     answer: RegisterOrganizationResponse, GetOrganizationResponse, UpdateOrganizationResponse,
         RotateCredentialResponse, RevokeOrganizationResponse, SuspendOrganizationResponse,
         ResumeOrganizationResponse
+}
+
+impl Names for SuspendOrganizationRequest {
+    fn organization_id(&self) -> &str {
+        &self.organization_id
+    }
+
+    fn reason(&self) -> Option<&str> {
+        Some(&self.reason)
+    }
 }
 
 impl Names for ListOrganizationsRequest {

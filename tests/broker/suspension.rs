@@ -47,7 +47,8 @@ async fn assert_gets_everything(fixture: &Fixture) {
 
 #[tokio::test]
 async fn a_suspended_organization_gets_nothing_until_it_is_resumed() {
-    let fixture = Fixture::start().await;
+    let audit = "[audit]\nfile = \"{folder}/audit.log\"\n";
+    let fixture = Setup::new().config(audit).start().await;
     let before = fixture
         .register("contoso", CONTOSO, request::certificate())
         .await;
@@ -57,6 +58,15 @@ async fn a_suspended_organization_gets_nothing_until_it_is_resumed() {
     assert_gets_everything(&fixture).await;
     let suspended = suspend(&fixture, "contoso", 1).await.expect("suspends");
     assert_eq!(suspended.state(), OrganizationState::Suspended);
+    let audit = std::fs::read_to_string(fixture.path("audit.log")).expect("an audit log");
+    let intent = audit.lines().find(|line| {
+        line.contains("\"rpc\":\"SuspendOrganization\"") && line.contains("\"kind\":\"intent\"")
+    });
+    let intent = intent.expect("it is on record");
+    assert!(
+        intent.contains("\"reason\":\"the customer asked for it\""),
+        "{intent}"
+    );
     assert_eq!(suspended.suspend_reason, "the customer asked for it");
     assert!(suspended.suspend_time.is_some());
     assert_eq!(suspended.credential, before.credential);

@@ -6,7 +6,7 @@ tests/run prepares everything and runs this. Alone:
 
 After a wanted change of deploy/kustomize, take the new rendering over and read its diff:
 
-    for name in base transit; do kubectl kustomize deploy/kustomize/$name > tests/deploy/golden/$name.yaml; done
+    for name in base transit spire; do kubectl kustomize deploy/kustomize/$name > tests/deploy/golden/$name.yaml; done
 """
 
 import difflib
@@ -145,7 +145,7 @@ def volume_of(pod, mount):
     return next((v for v in pod["spec"]["volumes"] if v["name"] == mount["name"]), None)
 
 
-@pytest.mark.parametrize("name", ["base", "transit"])
+@pytest.mark.parametrize("name", ["base", "transit", "spire"])
 def test_manifest_is_the_golden_one(name):
     diff = "".join(difflib.unified_diff(
         (GOLDEN / f"{name}.yaml").read_text().splitlines(keepends=True), render(name).splitlines(keepends=True), "golden", "rendered",
@@ -153,7 +153,7 @@ def test_manifest_is_the_golden_one(name):
     assert not diff, f"if this is wanted, take it over (see the head of this file):\n{diff}"
 
 
-@pytest.mark.parametrize("name", ["base", "transit"])
+@pytest.mark.parametrize("name", ["base", "transit", "spire"])
 def test_manifest_satisfies_the_schemas(name, tmp_path):
     manifest = tmp_path / f"{name}.yaml"
     manifest.write_text(render(name))
@@ -238,6 +238,13 @@ def test_audit_log_is_kept_apart_from_the_store(stateful_set, pod, container, br
     assert volume_of(pod, mount) is None
 
 
+def test_audit_key_lies_apart_from_the_log_that_it_vouches_for(pod, container, broker):
+    key = mount_of(container, broker["audit"]["key_file"])
+    others = [broker["audit"]["file"], broker["audit"]["anchor_file"], broker["kek"]["file"]]
+    assert key["readOnly"] and key["name"] not in [mount_of(container, path)["name"] for path in others]
+    assert volume_of(pod, key)["secret"]["defaultMode"] == 0o440
+
+
 def test_kek_lies_apart_from_what_it_opens(pod, container, broker):
     kek = mount_of(container, broker["kek"]["file"])
     others = [broker["store"]["directory"], broker["server"]["tls"]["key_file"], broker["policy"]["file"]]
@@ -248,13 +255,14 @@ def test_kek_lies_apart_from_what_it_opens(pod, container, broker):
 
 
 def test_every_configured_file_reaches_the_pod(objects, pod, container, broker):
-    keys = {"broker-tls": {"tls.crt", "tls.key", "ca.crt"}, "broker-kek": {"kek"}}
+    keys = {"broker-tls": {"tls.crt", "tls.key", "ca.crt"}, "broker-kek": {"kek"}, "broker-audit-key": {"key"}}
     config_map = only(objects, "ConfigMap")
     keys[config_map["metadata"]["name"]] = set(config_map["data"])
     tls = broker["server"]["tls"]
     wanted = [
         container["args"][container["args"].index("--config") + 1], broker["policy"]["file"],
         tls["certificate_file"], tls["key_file"], broker["identity"]["client_ca_file"], broker["kek"]["file"],
+        broker["audit"]["key_file"],
     ]
     for path in wanted:
         mount = mount_of(container, path)
@@ -402,6 +410,41 @@ def test_transit_opens_the_way_to_openbao_alone(objects, with_transit, transit):
 
 # Configuration files
 
+# With certificates from SPIRE
+
+def test_spire_changes_nothing_but_where_certificates_come_from(objects):
+    with_spire = list(yaml.safe_load_all(render("spire")))
+
+    def without_certificates(objects):
+        text = yaml.safe_dump_all(objects)
+        text = text.replace(only(objects, "ConfigMap")["metadata"]["name"], "broker-config")
+        objects = list(yaml.safe_load_all(text))
+        spec = only(objects, "StatefulSet")["spec"]["template"]["spec"]
+        for of in (spec, *spec["containers"]):
+            key = "volumes" if of is spec else "volumeMounts"
+            of[key] = [item for item in of[key] if item["name"] not in ("tls", "spire")]
+        data = only(objects, "ConfigMap")["data"]
+        configuration = tomllib.loads(data["broker.toml"])
+        configuration["server"]["tls"] = None
+        configuration["identity"].pop("client_ca_file", None)
+        data["broker.toml"] = configuration
+        return objects
+
+    assert without_certificates(with_spire) == without_certificates(objects)
+
+
+def test_spire_gives_its_socket_to_the_pod_and_no_key_is_stored():
+    with_spire = list(yaml.safe_load_all(render("spire")))
+    pod = only(with_spire, "StatefulSet")["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    tls = tomllib.loads(only(with_spire, "ConfigMap")["data"]["broker.toml"])["server"]["tls"]
+    assert tls["source"] == "workload_api" and not tls.keys() & {"certificate_file", "key_file"}
+    mount = mount_of(container, urllib.parse.urlsplit(tls["socket"]).path)
+    assert mount["readOnly"]
+    assert volume_of(pod, mount)["csi"] == {"driver": "csi.spiffe.io", "readOnly": True}
+    assert "broker-tls" not in yaml.safe_dump_all(with_spire)
+
+
 @pytest.mark.parametrize(("broker_file", "policy_file"), [
     ("deploy/broker.toml", "deploy/policy.toml"),
     ("deploy/systemd/broker.toml", "deploy/policy.toml"),
@@ -416,6 +459,7 @@ def test_policy_speaks_of_the_trust_domain(broker_file, policy_file):
 
 @pytest.mark.parametrize("path", [
     "deploy/systemd/broker.toml", "deploy/envoy/broker.toml", "deploy/kustomize/base/broker.toml", "deploy/kustomize/transit/broker.toml",
+    "deploy/kustomize/spire/broker.toml",
 ])
 def test_configuration_names_only_documented_options(path):
     text = (ROOT / "deploy/broker.toml").read_text()
@@ -546,6 +590,7 @@ def test_unit_hands_over_the_files_of_its_configuration():
     folder = f"/run/credentials/{UNIT.name}"
     assert broker["kek"]["file"] == f"{folder}/kek" and "kek" in credentials
     assert broker["server"]["tls"]["key_file"] == f"{folder}/tls.key" and "tls.key" in credentials
+    assert broker["audit"]["key_file"] == f"{folder}/audit.key" and "audit.key" in credentials
     assert settings["StateDirectory"] == ["kodo-broker"]
     assert broker["store"]["directory"] == "/var/lib/kodo-broker/store"
     assert settings["LogsDirectory"] == ["kodo-broker"] and settings["LogsDirectoryMode"] == ["0700"]
