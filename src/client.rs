@@ -111,6 +111,7 @@ mod error;
 mod flight;
 mod life;
 mod operator;
+mod protection;
 mod report;
 mod retry;
 mod token;
@@ -131,7 +132,7 @@ use self::{
 pub use self::{
     caller::who_am_i,
     challenge::ClaimsChallenge,
-    connection::ConnectionConfig,
+    connection::{ConnectionConfig, EncryptedBy},
     error::{Error, FieldViolation, Help, Origin},
     operator::Operator,
     report::{Refusal, Verdict},

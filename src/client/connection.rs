@@ -9,10 +9,9 @@ use std::{
 use serde::Deserialize;
 use tonic::{
     Request,
-    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
+    transport::{Channel, Endpoint},
 };
 use url::Url;
-use zeroize::Zeroizing;
 
 use super::Error;
 
@@ -24,7 +23,7 @@ const TIMEOUT_SECONDS_MAX: u64 = 3600;
 /// between them, ten attempts outlast the restart of a broker.
 const MAX_ATTEMPTS: u32 = 10;
 /// The TCP connection, and again the TLS handshake.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a quiet connection is probed. Below the idle limits of common load balancers.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long the answer to a probe may take until the connection counts as broken.
@@ -39,18 +38,32 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// key_file = "tls.key"
 /// ```
 ///
+/// Or, in a pod whose sidecar proxy speaks mutual TLS for it:
+///
+/// ```toml
+/// endpoint = "http://kodo-broker.kodo.svc:8443"
+/// encrypted_by = "mesh"
+/// ```
+///
 /// Unknown keys are refused.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConnectionConfig {
-    /// `https://host:port` of the broker.
+    /// `https://host:port` of the broker; with `encrypted_by`, `http://host:port`.
     pub endpoint: String,
     /// CAs that may have issued the broker's certificate, PEM. No others are trusted.
-    pub ca_file: PathBuf,
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
     /// The client certificate with its chain, PEM. Its SPIFFE ID is who the broker takes us for.
-    pub certificate_file: PathBuf,
+    #[serde(default)]
+    pub certificate_file: Option<PathBuf>,
     /// The key of the client certificate, PEM.
-    pub key_file: PathBuf,
+    #[serde(default)]
+    pub key_file: Option<PathBuf>,
+    /// Who encrypts where this process does not: then it has no certificate, and tokens come in the
+    /// clear as far as there.
+    #[serde(default)]
+    pub encrypted_by: Option<EncryptedBy>,
     /// The name that the broker's certificate must have, where it is not the host of `endpoint`.
     #[serde(default)]
     pub server_name: Option<String>,
@@ -61,6 +74,14 @@ pub struct ConnectionConfig {
     /// or says that waiting helps: 1 to 10, in a file 10 if absent. 1 is not to try again.
     #[serde(default = "default_max_attempts")]
     pub max_attempts: u32,
+}
+
+/// Who encrypts in this process's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EncryptedBy {
+    /// A proxy of the service mesh, beside this process: it shows the broker its own certificate.
+    Mesh,
 }
 
 /// An open connection. Cheap to clone: clones share it. It reconnects by itself.
@@ -89,7 +110,7 @@ impl ConnectionConfig {
             let message = cause.message().replace('\n', ", ");
             Error::configuration(format!("{}, line {line}: {message}", path.display()))
         })?;
-        config.url()?;
+        config.protection()?;
         config.timeout()?;
         config.max_attempts()?;
         let folder = path.parent().unwrap_or(Path::new(""));
@@ -97,15 +118,18 @@ impl ConnectionConfig {
             &mut config.ca_file,
             &mut config.certificate_file,
             &mut config.key_file,
-        ] {
+        ]
+        .into_iter()
+        .flatten()
+        {
             *file = folder.join(&*file);
         }
         Ok(config)
     }
 
-    fn url(&self) -> Result<Url, Error> {
+    pub(super) fn url(&self, scheme: &str) -> Result<Url, Error> {
         let url = Url::parse(&self.endpoint).ok().filter(|url| {
-            url.scheme() == "https"
+            url.scheme() == scheme
                 && url.has_host()
                 && url.username().is_empty()
                 && url.password().is_none()
@@ -113,7 +137,10 @@ impl ConnectionConfig {
                 && url.query().is_none()
                 && url.fragment().is_none()
         });
-        url.ok_or_else(|| Error::configuration("`endpoint` must have the form https://host:port"))
+        url.ok_or_else(|| {
+            let form = format!("`endpoint` must have the form {scheme}://host:port");
+            Error::configuration(form)
+        })
     }
 
     fn timeout(&self) -> Result<Duration, Error> {
@@ -131,31 +158,11 @@ impl ConnectionConfig {
         }
         Ok(self.max_attempts)
     }
-
-    fn tls(&self) -> Result<ClientTlsConfig, Error> {
-        // Read here because an unusable file is passed over in silence further down, and the
-        // handshake then fails for what looks like another cause.
-        let ca = read_pem("ca_file", &self.ca_file, "CERTIFICATE-----")?;
-        let certificate = read_pem(
-            "certificate_file",
-            &self.certificate_file,
-            "CERTIFICATE-----",
-        )?;
-        let key = read_pem("key_file", &self.key_file, "PRIVATE KEY-----")?;
-        let tls = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(&*ca))
-            .identity(Identity::from_pem(&*certificate, &*key))
-            .timeout(CONNECT_TIMEOUT);
-        Ok(match &self.server_name {
-            Some(name) => tls.domain_name(name),
-            None => tls,
-        })
-    }
 }
 
 impl Connection {
     pub(super) async fn open(config: &ConnectionConfig) -> Result<Self, Error> {
-        let url = config.url()?;
+        let (url, protection) = config.protection()?;
         let timeout = config.timeout()?;
         let max_attempts = config.max_attempts()?;
         let endpoint = Endpoint::from_shared(url.to_string())
@@ -168,12 +175,7 @@ impl Connection {
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
-        let endpoint = endpoint.tls_config(config.tls()?).map_err(|cause| {
-            let causes = super::error::causes(&cause);
-            Error::configuration(format!(
-                "the certificate, key or server name cannot be used: {causes}"
-            ))
-        })?;
+        let endpoint = protection.put_on(endpoint)?;
         let channel = endpoint.connect().await;
         let channel = channel.map_err(|cause| Error::connection(&config.endpoint, &cause))?;
         Ok(Self {
@@ -204,22 +206,7 @@ fn default_timeout_seconds() -> u64 {
     TIMEOUT_SECONDS
 }
 
-/// Reads the PEM file of an option. `kind` is how the first line of the wanted part ends.
-fn read_pem(option: &str, path: &Path, kind: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
-    let bytes = fs::read(path).map(Zeroizing::new);
-    let bytes = bytes.map_err(|cause| unreadable(path, &cause))?;
-    let text = std::str::from_utf8(&bytes).unwrap_or_default();
-    let is_wanted = |line: &str| line.starts_with("-----BEGIN ") && line.trim_end().ends_with(kind);
-    if !text.lines().any(is_wanted) {
-        let wanted = kind.trim_end_matches('-').to_lowercase();
-        let path = path.display();
-        let message = format!("`{option}` must hold a {wanted} in PEM form, and {path} does not");
-        return Err(Error::configuration(message));
-    }
-    Ok(bytes)
-}
-
-fn unreadable(path: &Path, cause: &std::io::Error) -> Error {
+pub(super) fn unreadable(path: &Path, cause: &std::io::Error) -> Error {
     Error::configuration(format!("cannot read {}: {cause}", path.display()))
 }
 
@@ -246,8 +233,8 @@ mod tests {
     #[test]
     fn relative_paths_are_relative_to_the_file() {
         let (folder, config) = load(FILE).expect("a valid file");
-        assert_eq!(config.ca_file, folder.join("ca.crt"));
-        assert_eq!(config.certificate_file, Path::new("/etc/kodo/tls.crt"));
+        assert_eq!(config.ca_file, Some(folder.join("ca.crt")));
+        assert_eq!(config.certificate_file, Some("/etc/kodo/tls.crt".into()));
         assert_eq!(config.timeout_seconds, 60);
         assert_eq!(config.server_name, None);
     }
@@ -281,6 +268,30 @@ mod tests {
     }
 
     #[test]
+    fn without_encryption_a_file_has_to_say_who_does_that() {
+        let plain = "endpoint = \"http://broker:8443\"\n";
+        let mesh = "encrypted_by = \"mesh\"\n";
+        load(&format!("{plain}{mesh}")).expect("a valid file");
+        for (text, said) in [
+            (plain.to_owned(), "https://host:port"),
+            (
+                format!("{plain}{mesh}ca_file = \"ca.crt\""),
+                "leave out ca_file",
+            ),
+            (
+                format!("{plain}{mesh}server_name = \"a\""),
+                "leave out server_name",
+            ),
+            (format!("{FILE}{mesh}"), "http://host:port"),
+            (FILE.replace("key_file", "#"), "`key_file` is missing"),
+            (format!("{plain}encrypted_by = \"hope\""), "hope"),
+        ] {
+            let error = load(&text).expect_err(&text);
+            assert!(error.message().contains(said), "{error}");
+        }
+    }
+
+    #[test]
     fn a_timeout_is_neither_nothing_nor_endless() {
         for seconds in ["0", "3601"] {
             let error = load(&format!("{FILE}\ntimeout_seconds = {seconds}"));
@@ -306,7 +317,7 @@ mod tests {
         let config = ConnectionConfig::load(&path).expect("a valid file");
         let error = Connection::open(&config).await.expect_err("no CA file");
         assert!(error.message().contains("ca.crt"), "{error}");
-        fs::write(&config.ca_file, "no PEM").expect("a writable folder");
+        fs::write(config.ca_file.as_ref().expect("is named"), "no PEM").expect("a writable folder");
         let error = Connection::open(&config).await.expect_err("no PEM");
         assert!(
             error

@@ -253,9 +253,10 @@ impl Fixture {
         };
         ConnectionConfig {
             endpoint: format!("https://{}", self.address()),
-            ca_file: write("ca", &pki::authority().certificate_pem()),
-            certificate_file: write("crt", &identity.certificate_pem),
-            key_file: write("key", &identity.key_pem),
+            ca_file: Some(write("ca", &pki::authority().certificate_pem())),
+            certificate_file: Some(write("crt", &identity.certificate_pem)),
+            key_file: Some(write("key", &identity.key_pem)),
+            encrypted_by: None,
             server_name: None,
             timeout_seconds: 30,
             max_attempts: 10,

@@ -255,3 +255,8 @@ def _free_ports(count: int) -> list[int]:
     for listener in sockets:
         listener.close()
     return ports
+
+
+def free_port() -> int:
+    (port,) = _free_ports(1)
+    return port

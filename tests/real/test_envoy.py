@@ -14,7 +14,7 @@ from kodo.broker.v1 import identity_service_pb2_grpc, token_service_pb2
 
 import pki
 from broker import ADMIN, OPTIONS, TRUST_DOMAIN, WORKER
-from envoy import EXAMPLE, Envoy
+from envoy import EXAMPLE, Envoy, in_front
 from refusal import Refusal, refusal
 from registration import get_token
 
@@ -75,7 +75,8 @@ def start_proxied(start_broker, authority, ca, tmp_path_factory):
         broker = start_broker(authority.url, proxied="\n".join(lines))
         directory = tmp_path_factory.mktemp("envoy")
         identity = ca.server(directory.name, PROXY)
-        envoy = Envoy(directory, broker.address[1], ca, identity, broker.socket, changes)
+        port = broker.address[1]
+        envoy = Envoy(directory, port, in_front(port, ca, identity, broker.socket, changes))
         running.append(envoy)
         envoy.start()
         return broker
