@@ -65,6 +65,8 @@ const SEALED: &str = "Whether every call is refused since the store is not open:
 const AUDIT_LINE: &str = "Number of the last line of the audit log that is on the disk";
 const AUDIT_DAMAGED: &str =
     "Whether something was wrong with the audit log when the broker started: 1 or 0";
+const AUDIT_NOT_COPIED: &str =
+    "Lines of the audit log that the collector beside the broker did not take";
 const AUDIT_FAILING: &str =
     "Whether calls are refused since the audit log cannot be written: 1 or 0";
 
@@ -387,6 +389,11 @@ fn follow_audit(
     metrics.gauge("audit_line", AUDIT_LINE, move || {
         usize::try_from(last_line()).unwrap_or(usize::MAX)
     });
+    if let Some(not_copied) = audit.not_copied() {
+        metrics.gauge("audit_not_copied", AUDIT_NOT_COPIED, move || {
+            usize::try_from(not_copied()).unwrap_or(usize::MAX)
+        });
+    }
     let told = audit.clone();
     metrics.gauge("audit_damaged", AUDIT_DAMAGED, move || {
         told.is_damaged().into()

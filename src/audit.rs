@@ -39,6 +39,7 @@ use std::{
 use tokio::{sync::watch, task::spawn_blocking, time::sleep};
 
 mod anchor;
+mod copy;
 mod group;
 pub mod key;
 mod line;
@@ -56,6 +57,7 @@ pub use record::{Kind, Outcome, Record, TokenRecord};
 pub use segment::numbered;
 
 use self::{
+    copy::{Copier, Lost},
     group::Group,
     key::{Keys, LineKey},
     verify::Trust,
@@ -91,6 +93,8 @@ struct Log {
     calls: AtomicU64,
     /// Where its anchor is kept, and what signs it.
     anchored: Option<(PathBuf, Arc<LineKey>)>,
+    /// What was not copied.
+    lost: Option<Lost>,
 }
 
 impl Audit {
@@ -118,7 +122,7 @@ impl Audit {
         let key = keys.present().clone();
         let anchor_file = config.anchor_file().filter(|_| is_regular);
         let anchored = anchor_file.clone().map(|file| (file, key.clone()));
-        let (file, config) = (file.clone(), config.clone());
+        let (file, config, syslog) = (file.clone(), config.clone(), config.syslog);
         let trust = Trust::Keys(keys);
         let open = move || {
             let anchor = anchor_file
@@ -136,7 +140,8 @@ impl Audit {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Begins::Later(Box::new(open)),
             Err(error) => return Err(error),
         };
-        Self::to(begins, key, anchored, clock, STALL_MAX)
+        let copier = syslog.map(Copier::start).transpose()?;
+        Self::to(begins, key, anchored, clock, STALL_MAX, copier)
     }
 
     fn to(
@@ -145,19 +150,22 @@ impl Audit {
         anchored: Option<(PathBuf, Arc<LineKey>)>,
         clock: Clock,
         stall_max: Duration,
+        copier: Option<Copier>,
     ) -> io::Result<Self> {
         let group = Arc::new(Group::new());
         let (writing, watching) = (group.clone(), group.clone());
         let start = |name: &str, run: Box<dyn FnOnce() + Send>| {
             thread::Builder::new().name(name.to_owned()).spawn(run)
         };
-        let write = move || writer::write(&writing, begins, key, clock);
+        let lost = copier.as_ref().map(Copier::lost);
+        let write = move || writer::write(&writing, begins, key, clock, copier);
         start("audit", Box::new(write))?;
         start("audit-watch", Box::new(move || watching.watch(stall_max)))?;
         Ok(Self(Some(Arc::new(Log {
             group,
             calls: AtomicU64::new(1),
             anchored,
+            lost,
         }))))
     }
 
@@ -238,6 +246,13 @@ impl Audit {
         Some(move || head.borrow().seq)
     }
 
+    /// How many lines were not copied to the collector. `None` if there is none.
+    #[must_use]
+    pub fn not_copied(&self) -> Option<impl Fn() -> u64 + Send + Sync + use<>> {
+        let lost = self.0.as_ref()?.lost.clone()?;
+        Some(move || lost.count())
+    }
+
     /// In how many groups records became durable.
     #[must_use]
     pub fn groups(&self) -> u64 {
@@ -277,6 +292,9 @@ impl Audit {
         // The sender is held here.
         let _ = log.group.finished.subscribe().wait_for(|is| *is).await;
         let _ = log.clone().anchor().await;
+        if let Some(lost) = &log.lost {
+            lost.until_copied().await;
+        }
     }
 }
 

@@ -84,7 +84,14 @@ fn open_on(medium: impl Medium + 'static, stall_max: Duration) -> Audit {
         recovered: recover::Recovered::new(),
     };
     let key = Keys::for_once().expect("random bytes").present().clone();
-    let audit = Audit::to(Begins::Now(opened), key, None, Clock::system(), stall_max);
+    let audit = Audit::to(
+        Begins::Now(opened),
+        key,
+        None,
+        Clock::system(),
+        stall_max,
+        None,
+    );
     audit.expect("there are threads")
 }
 

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     RETRY,
+    copy::Copier,
     group::{Facts, Group},
     key::LineKey,
     line::{CHECKPOINT_LINES, Chain, LINE_END, Mark},
@@ -24,6 +25,7 @@ struct Writer {
     medium: Box<dyn Medium>,
     chain: Chain,
     clock: Clock,
+    copier: Option<Copier>,
     /// What is to become durable next.
     lines: Vec<u8>,
     /// Since when there are lines behind the last signed one.
@@ -38,7 +40,13 @@ pub(super) enum Begins {
 }
 
 /// Opens a log, and writes it until it ends.
-pub(super) fn write(group: &Arc<Group>, begins: Begins, key: Arc<LineKey>, clock: Clock) {
+pub(super) fn write(
+    group: &Arc<Group>,
+    begins: Begins,
+    key: Arc<LineKey>,
+    clock: Clock,
+    copier: Option<Copier>,
+) {
     // Also where nothing is ever opened.
     let ended = Ended(group.clone());
     let opened = match begins {
@@ -46,7 +54,7 @@ pub(super) fn write(group: &Arc<Group>, begins: Begins, key: Arc<LineKey>, clock
         Begins::Later(open) => wait_for(group, open),
     };
     if let Some(opened) = opened {
-        Writer::new(group.clone(), opened, key, clock).run();
+        Writer::new(group.clone(), opened, key, clock, copier).run();
     }
     drop(ended);
 }
@@ -75,7 +83,13 @@ impl Drop for Ended {
 }
 
 impl Writer {
-    fn new(group: Arc<Group>, opened: Opened, key: Arc<LineKey>, clock: Clock) -> Self {
+    fn new(
+        group: Arc<Group>,
+        opened: Opened,
+        key: Arc<LineKey>,
+        clock: Clock,
+        copier: Option<Copier>,
+    ) -> Self {
         let Opened { medium, recovered } = opened;
         if let Some(damage) = &recovered.damage {
             tracing::error!(
@@ -98,6 +112,7 @@ impl Writer {
             medium,
             chain,
             clock,
+            copier,
             lines: Vec::new(),
             unsigned_since: None,
         };
@@ -184,7 +199,12 @@ impl Writer {
     fn commit(&mut self) -> bool {
         while !self.lines.is_empty() {
             match self.medium.put(&self.lines) {
-                Ok(()) => self.lines.clear(),
+                Ok(()) => {
+                    if let Some(copier) = &self.copier {
+                        copier.add(&self.lines);
+                    }
+                    self.lines.clear();
+                }
                 Err(error) => {
                     self.group.fail(&error);
                     if !self.group.pause(RETRY) {

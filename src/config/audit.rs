@@ -2,12 +2,13 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     num::{NonZeroU16, NonZeroU32},
     path::PathBuf,
     time::Duration,
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error as _};
 
 /// `[audit]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -24,6 +25,9 @@ pub struct AuditConfig {
     pub key_beside: Option<PathBuf>,
     /// Where the last line is kept, if not beside `file`.
     pub anchor_file: Option<PathBuf>,
+    /// A collector beside the broker, which gets a copy of each line by syslog over TCP.
+    #[serde(deserialize_with = "loopback")]
+    pub syslog: Option<SocketAddr>,
     /// How long a file may become, in MiB.
     pub segment_mib_max: NonZeroU32,
     /// How long it is written to, in hours.
@@ -41,6 +45,17 @@ pub enum Durability {
     Os,
 }
 
+/// Lines go there in the clear.
+fn loopback<'de, D: Deserializer<'de>>(value: D) -> Result<Option<SocketAddr>, D::Error> {
+    let address = SocketAddr::deserialize(value)?;
+    if address.ip().is_loopback() {
+        return Ok(Some(address));
+    }
+    Err(D::Error::custom(format!(
+        "{address} is not on this machine: the copy of the audit log is for a collector on a loopback address"
+    )))
+}
+
 impl Default for AuditConfig {
     fn default() -> Self {
         Self {
@@ -49,6 +64,7 @@ impl Default for AuditConfig {
             key_file: None,
             key_beside: None,
             anchor_file: None,
+            syslog: None,
             // Some hundred thousand lines, verified in a second when a broker starts.
             segment_mib_max: const { NonZeroU32::new(64).expect("not zero") },
             segment_hours_max: const { NonZeroU16::new(24).expect("not zero") },

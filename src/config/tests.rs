@@ -191,6 +191,24 @@ fn an_unknown_key_is_refused_with_its_line() {
 }
 
 #[test]
+fn a_copy_of_the_audit_log_stays_on_the_machine() {
+    let with = |address: &str| {
+        let example = include_str!("../../deploy/broker.toml");
+        let line = "# syslog = \"127.0.0.1:601\"";
+        assert!(example.contains(line));
+        Config::parse(&example.replace(line, &format!("syslog = \"{address}\"")))
+    };
+    for address in ["127.0.0.1:601", "[::1]:601"] {
+        let config = with(address).expect("is valid");
+        assert_eq!(config.audit.syslog, address.parse().ok());
+    }
+    for address in ["10.0.0.1:601", "0.0.0.0:601", "collector:601"] {
+        let error = with(address).expect_err(address).to_string();
+        assert!(error.contains("syslog"), "{error}");
+    }
+}
+
+#[test]
 fn an_authority_off_loopback_needs_the_key_that_says_unsafe() {
     let with = |section: &str, url: &str| {
         let entry =

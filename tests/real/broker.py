@@ -63,12 +63,13 @@ class Broker:
         identity_section: str | None = None,
         policy: str = POLICY,
         admin_listener: bool = False,
+        audit: str = "",
     ):
         """`kek` and `limits` are what stands in the sections of that name; a key file, if there is no
         `kek`; likewise `tls` and `identity_section`. `log` is by default what any library could say, so
         that the search for secrets covers it. `proxied` are lines of `[identity]` for a proxy that says
         who callers are: it has to listen on the port and to pass requests on to the socket. Operators
-        get an address of their own if `admin_listener`.
+        get an address of their own if `admin_listener`. `audit` are lines of `[audit]`.
         """
         self.directory = directory
         self.data = directory / "data"
@@ -85,6 +86,7 @@ class Broker:
             kek = f'file = "{file}"'
         self._kek = kek
         self._limits = limits
+        self._audit = audit
         self._log = log
         self._tls = tls or (
             f'certificate_file = "{identity.certificate_file}"\nkey_file = "{identity.key_file}"'
@@ -241,6 +243,9 @@ graph_url = "{authority}/graph"
 
 [server.limits]
 {self._limits}
+
+[audit]
+{self._audit}
 
 [log]
 format = "json"

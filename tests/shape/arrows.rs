@@ -13,7 +13,7 @@ const ARROWS: &[(&str, &str)] = &[
     ),
     ("audit", "clock config hex private_file sealed secret"),
     ("authz", "organization"),
-    ("cli", "client pb"),
+    ("cli", "client clock pb"),
     ("client", "clock pb secret"),
     ("clock", ""),
     ("config", "organization"),
