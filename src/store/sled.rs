@@ -2,9 +2,10 @@
 //!
 //! What sled does not promise, and what is done about it here (measured, with sources, when this
 //! was designed):
-//! - its `flush` makes data stable with `sync_file_range`, which survives a killed process but not a
-//!   power cut (sled issues 1351, 1452): every commit is followed by `flush` *and* `fdatasync` of the
-//!   log file through a descriptor of our own, several commits sharing one of each;
+//! - it takes for stable what `sync_file_range` was asked to write, which survives a killed process but not
+//!   a power cut (sled issues 1351, 1452), and goes by that in what it writes over: it is made to sync
+//!   (`sync`). Every commit is followed by `flush` *and* `fdatasync` of the log file through a descriptor
+//!   of our own, several commits sharing one of each, so that what is acknowledged hangs on no trick;
 //! - a crash while it opens leaves `snap.*.generating`, which the next open mistakes for the newest
 //!   snapshot (issue 1527): such files are removed first;
 //! - it wipes what its last snapshot does not name before that snapshot has its name for certain: it is
@@ -16,6 +17,8 @@
 //!   read through before it opens them;
 //! - it may wait for ever for a thread of its own that has failed: it is woken (`nudge`), and the wait for
 //!   a commit is bounded;
+//! - it hangs where more of its threads wait for its file to be truncated than it has: so many rows are
+//!   never written at once (`rows`), and no thread of its own writes beside ours;
 //! - an error while writing is sticky, and on a full disk it does not even open: some room is kept for
 //!   that (`reserve`), and after a failed write the database is opened anew, in this process, before
 //!   anything more is written (`recovery`).
