@@ -12,6 +12,7 @@ use crate::{
 };
 
 mod damage;
+mod golden;
 mod lazy;
 mod secrecy;
 

@@ -94,12 +94,21 @@ class Record:
     body: bytes
     version: int
     generation: int
+    # The protobuf of its labels, if it has any: then the record has format 2.
+    labels: bytes = b""
+
+    @property
+    def format(self) -> int:
+        return 2 if self.labels else 1
 
 
-def record_aad(store: bytes, index: bytes, version: int, generation: int) -> bytes:
-    return b"OBR1" + store + prefixed(b"organization") + index + struct.pack(
-        ">QIHH", version, generation, 1, 1
-    )
+def record_aad(store: bytes, index: bytes, record: Record, sealed_labels: bytes) -> bytes:
+    head = b"OBR1" + store + prefixed(b"organization") + index
+    return head + struct.pack(">QIHH", record.version, record.generation, 1, record.format) + sealed_labels
+
+
+def labels_aad(store: bytes, index: bytes, record: Record) -> bytes:
+    return b"OBL1" + store + index + struct.pack(">QIH", record.version, record.generation, 2)
 
 
 @dataclass
@@ -175,25 +184,38 @@ def read(backup: bytes, kek: bytes) -> Store:
     for index, row in records.items():
         key, generation = keys.unwrap(rows[b"k/" + index], b"organization", index)
         envelope = Reader(row)
-        envelope.expect(b"OBR1", struct.pack(">HH", 1, 1), hashlib.sha256(kek_id(kek)).digest()[:8])
+        envelope.expect(b"OBR1")
+        form = envelope.number("H")
+        envelope.expect(struct.pack(">H", 1), hashlib.sha256(kek_id(kek)).digest()[:8])
         assert envelope.number("I") == generation
-        version = envelope.number("Q")
-        aad = record_aad(store_id, index, version, generation)
-        body = unseal(key, aad, envelope.rest)
-        assert store.index(organization_id(body)) == index
-        store.records[organization_id(body)] = Record(body, version, generation)
+        record, sealed_labels = Record(b"", envelope.number("Q"), generation), b""
+        if form == 2:
+            sealed_labels = envelope.take(envelope.number("H"))
+            aad = labels_aad(store_id, index, record)
+            record.labels = unseal(derived(root_key, b"labels"), aad, sealed_labels)
+        assert form == record.format
+        record.body = unseal(key, record_aad(store_id, index, record, sealed_labels), envelope.rest)
+        name = organization_id(record.body)
+        assert store.index(name) == index
+        assert not record.labels or organization_id(record.labels) == name
+        store.records[name] = record
     return store
 
 
-def make(store: Store, kek: bytes) -> bytes:
-    """A backup of a store, made anew: with other keys than the broker's."""
+def rows_for(store: Store, kek: bytes) -> dict[bytes, bytes]:
+    """The rows of a store, made anew: with other keys than the broker's."""
     keys, rows, records = Keys(kek, store.id), {}, {}
     for name, record in store.records.items():
         index, key = store.index(name), os.urandom(32)
         rows[b"k/" + index] = keys.wrap(key, b"organization", index, record.generation)
-        aad = record_aad(store.id, index, record.version, record.generation)
-        head = struct.pack(">HH", 1, 1) + hashlib.sha256(kek_id(kek)).digest()[:8]
+        head = struct.pack(">HH", record.format, 1) + hashlib.sha256(kek_id(kek)).digest()[:8]
         head += struct.pack(">IQ", record.generation, record.version)
+        labels = b""
+        if record.labels:
+            aad = labels_aad(store.id, index, record)
+            labels = seal(derived(store.root_key, b"labels"), aad, record.labels)
+            head += prefixed(labels)
+        aad = record_aad(store.id, index, record, labels)
         records[index] = b"OBR1" + head + seal(key, aad, record.body)
     rows |= {b"o/" + index: row for index, row in records.items()}
     root = keys.wrap(store.root_key, b"root", NO_INDEX, ROOT_GENERATION)
@@ -201,7 +223,12 @@ def make(store: Store, kek: bytes) -> bytes:
     text = struct.pack(">QQ", store.epoch, len(records)) + store.row_sum(records)
     manifest = seal(derived(store.root_key, b"manifest"), store.manifest_aad(), text)
     rows[b"m/manifest"] = b"OBM1" + struct.pack(">H", 1) + manifest
-    key = os.urandom(32)
+    return rows
+
+
+def make(store: Store, kek: bytes) -> bytes:
+    """A backup of a store, made anew: with other keys than the broker's."""
+    keys, rows, key = Keys(kek, store.id), rows_for(store, kek), os.urandom(32)
     backup = b"OBX1" + struct.pack(">H", 1) + store.id
     backup += prefixed(keys.wrap(key, b"backup", NO_INDEX, 1))
     body = b"\x01" + b"".join(

@@ -27,12 +27,13 @@ def own_broker(start_broker, authority):
 
 @pytest.fixture
 def registered(own_broker, admin, authority, new_application, canaries, with_secret):
-    """A secret that was rotated once, a certificate, and an organization that was revoked."""
+    """A secret that was rotated once, a certificate with labels, and an organization that was revoked."""
     other = new_application()
     authority.accept_certificate(other.client_id, other.certificate)
     certificate = registration.pem_certificate(other.certificate)
     with_certificate = registration.register(authority.tenant, other.client_id, certificate)
     canaries.identifier(with_certificate.organization_id)
+    with_certificate.labels["msp"] = "northwind"
     organizations = own_broker.organizations(admin)
     for request in (with_secret, with_certificate):
         organizations.RegisterOrganization(request, timeout=30)
@@ -78,7 +79,10 @@ def test_another_implementation_reads_what_the_broker_wrote(own_broker, admin, r
     assert (gone.version, gone.generation) == (2, 2)
     secret = with_secret.credential.client_secret.value.encode()
     assert secret in rotated.body and secret not in gone.body
-    assert b"PRIVATE KEY" in names[with_certificate.organization_id].body
+    labelled = names[with_certificate.organization_id]
+    assert b"PRIVATE KEY" in labelled.body
+    assert b"msp" in labelled.labels and b"northwind" in labelled.labels
+    assert not rotated.labels
     with pytest.raises(AssertionError):
         custody.read(back_up(own_broker, admin), bytes(32))
 
@@ -104,3 +108,7 @@ def test_the_broker_reads_what_another_implementation_wrote(
         organization_service_pb2.GetOrganizationRequest(organization_id="gone"), timeout=30
     )
     assert listed.organization.revision == 2
+    labelled = own_broker.organizations(admin).ListOrganizations(
+        organization_service_pb2.ListOrganizationsRequest(labels={"msp": "northwind"}), timeout=30
+    )
+    assert [found.organization_id for found in labelled.organizations] == [with_certificate.organization_id]
