@@ -43,6 +43,10 @@ fn every_configuration_that_is_shipped_parses() {
             "transit",
             include_str!("../../deploy/kustomize/transit/broker.toml"),
         ),
+        (
+            "spire",
+            include_str!("../../deploy/kustomize/spire/broker.toml"),
+        ),
     ] {
         let config = Config::parse(text).unwrap_or_else(|error| panic!("{file}: {error}"));
         let transit = matches!(config.kek, KekConfig::Transit(_));

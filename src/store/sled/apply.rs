@@ -15,19 +15,27 @@ const REVISION: &[u8] = b"revision";
 /// Holds the sum of all entries, 8 bytes.
 const SUM: &[u8] = b"sum";
 
+/// What came of a transaction.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Applied {
+    pub(super) revision: Revision,
+    /// How many rows it wrote or removed.
+    pub(super) rows: usize,
+}
+
 impl Database {
     /// Applies a transaction in memory. An inner error means that it was not, and nothing is wrong; an
     /// outer one that some of the trees may have changed.
     pub(super) fn apply(
         &self,
         transaction: &Transaction,
-    ) -> Result<Result<Revision, Error>, sled::Error> {
+    ) -> Result<Result<Applied, Error>, sled::Error> {
         let trees = self.trees();
         let applied = (&trees.records, &trees.parts, &trees.counters).transaction(
             |(records, parts, counters)| apply(transaction, &Rows::new(records, parts), counters),
         );
         match applied {
-            Ok(revision) => Ok(Ok(Revision(revision))),
+            Ok(applied) => Ok(Ok(applied)),
             Err(TransactionError::Abort(error)) => Ok(Err(error)),
             Err(TransactionError::Storage(error)) => Err(error),
         }
@@ -65,7 +73,7 @@ fn apply(
     transaction: &Transaction,
     rows: &Rows<'_>,
     counters: &TransactionalTree,
-) -> Result<u64, Refusal> {
+) -> Result<Applied, Refusal> {
     for compare in &transaction.compares {
         let (Compare::Absent(key) | Compare::Unchanged(key, _)) = compare;
         let current = rows.revision(key)?;
@@ -75,7 +83,8 @@ fn apply(
     }
     let last = counters.get(REVISION)?.map_or(0, |stored| number(&stored));
     if transaction.writes.is_empty() {
-        return Ok(last);
+        let revision = Revision(last);
+        return Ok(Applied { revision, rows: 0 });
     }
     let revision = last + 1;
     for write in &transaction.writes {
@@ -97,7 +106,10 @@ fn apply(
     if let Some(sum) = sum {
         counters.insert(SUM, &sum.with(rows.changed()).bytes())?;
     }
-    Ok(revision)
+    Ok(Applied {
+        revision: Revision(revision),
+        rows: rows.touched(),
+    })
 }
 
 fn number(stored: &[u8]) -> u64 {

@@ -12,7 +12,7 @@ use sled::{
 };
 
 use super::{
-    super::{Entry, Error, KEY_BYTES_MAX, Key, Revision, Transaction, VALUE_BYTES_MAX, Write},
+    super::{Entry, Error, KEY_BYTES_MAX, Key, Revision, VALUE_BYTES_MAX},
     database::Trees,
     failed,
     sum::Sum,
@@ -33,15 +33,6 @@ const LEAF_BYTES_MAX: usize = (16 + 4) * (ROW_BYTES_MAX + KEY_BYTES_MAX + 64);
 const _: () = assert!(LEAF_BYTES_MAX < SEGMENT_BYTES / 4);
 /// In a row's revision: what follows is the length of the value, 4 bytes, which lies in parts.
 const IN_PARTS: u64 = 1 << 63;
-
-/// Rows that a transaction writes, at least.
-pub(super) fn count(transaction: &Transaction) -> usize {
-    let rows = transaction.writes.iter().map(|write| match write {
-        Write::Put(_, value) => value.len().div_ceil(ROW_BYTES_MAX).max(1),
-        Write::Delete(_) | Write::Update(..) => 1,
-    });
-    rows.sum()
-}
 
 /// A row, read.
 enum Row<'a> {
@@ -140,16 +131,26 @@ pub(super) struct Rows<'a> {
     records: &'a TransactionalTree,
     parts: &'a TransactionalTree,
     changed: Cell<Sum>,
+    touched: Cell<usize>,
 }
 
 impl<'a> Rows<'a> {
     pub(super) fn new(records: &'a TransactionalTree, parts: &'a TransactionalTree) -> Self {
-        let changed = Cell::default();
         Self {
             records,
             parts,
-            changed,
+            changed: Cell::default(),
+            touched: Cell::default(),
         }
+    }
+
+    /// How many rows were written or removed so far.
+    pub(super) fn touched(&self) -> usize {
+        self.touched.get()
+    }
+
+    fn touch(&self, rows: usize) {
+        self.touched.set(self.touched.get() + rows);
     }
 
     /// What was removed so far, and what was put.
@@ -201,6 +202,7 @@ impl<'a> Rows<'a> {
         let replaced = self.records.insert(key.as_bytes(), row)?;
         self.removed(key, replaced)?;
         self.toggle(key, Revision(revision));
+        self.touch(1 + parts.len());
         for (part, bytes) in parts.into_iter().zip(value.chunks(ROW_BYTES_MAX)) {
             self.parts.insert(part, bytes)?;
         }
@@ -217,8 +219,10 @@ impl<'a> Rows<'a> {
         let Some(stored) = stored else { return Ok(()) };
         let row = Row::read(&stored).map_err(Refusal::Abort)?;
         self.toggle(key, row.revision());
+        self.touch(1);
         for part in row.part_keys(key) {
             self.parts.remove(part)?;
+            self.touch(1);
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The one thread that writes, so that many commits share one flush and one `fdatasync`.
 
 use std::{
-    fmt, io,
+    fmt, io, mem,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -18,12 +18,13 @@ use tokio::{
 
 use super::{
     super::{Error, Revision, Transaction},
+    apply::Applied,
     beginning::Mark,
     failed,
     nudge::Nudge,
     recovery::Failure,
     reserve::Reserve,
-    rows::{self, ROWS_AT_ONCE},
+    rows::ROWS_AT_ONCE,
     slot::Slot,
 };
 
@@ -31,7 +32,7 @@ use super::{
 const RESERVE_EVERY: u32 = 1024;
 /// Commits that wait for the writer; further callers wait for a place.
 const QUEUE: usize = 1024;
-/// Commits that share one flush, unless there are too many rows in them.
+/// Commits that are taken up at once; they share one flush, unless there are too many rows in them.
 const GROUP: usize = 64;
 /// Longest wait for a commit: a thread inside sled that failed may keep the others waiting for ever.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -143,13 +144,10 @@ impl Thread {
     fn run(mut self, jobs: &mpsc::Receiver<Job>) {
         let mut groups = 0_u32;
         while let Some(first) = self.next(jobs) {
-            let mut rows = rows::count(&first.transaction);
             let mut group = vec![first];
             while group.len() < GROUP
-                && rows < ROWS_AT_ONCE
                 && let Ok(job) = jobs.try_recv()
             {
-                rows += rows::count(&job.transaction);
                 group.push(job);
             }
             self.commit(group);
@@ -182,12 +180,26 @@ impl Thread {
         }
     }
 
-    /// Applies each transaction, makes all of them durable at once, then answers.
+    /// Applies the transactions, as many at once as there may be rows.
     fn commit(&mut self, group: Vec<Job>) {
-        let applied: Vec<_> = group
-            .into_iter()
-            .map(|job| (self.apply(&job.transaction), job))
-            .collect();
+        let (mut applied, mut rows) = (Vec::new(), 0);
+        for job in group {
+            let outcome = self.apply(&job.transaction);
+            rows += outcome.as_ref().map_or(0, |applied| applied.rows);
+            applied.push((outcome.map(|applied| applied.revision), job));
+            if rows >= ROWS_AT_ONCE {
+                self.conclude(mem::take(&mut applied));
+                rows = 0;
+            }
+        }
+        self.conclude(applied);
+    }
+
+    /// Makes what was applied durable at once, then answers.
+    fn conclude(&mut self, applied: Vec<(Result<Revision, Error>, Job)>) {
+        if applied.is_empty() {
+            return;
+        }
         let durable = self.make_durable();
         if durable.is_ok() {
             let revisions = applied
@@ -209,7 +221,7 @@ impl Thread {
         }
     }
 
-    fn apply(&mut self, transaction: &Transaction) -> Result<Revision, Error> {
+    fn apply(&mut self, transaction: &Transaction) -> Result<Applied, Error> {
         if let Some(failure) = &self.failure {
             return Err(failure.error.clone());
         }

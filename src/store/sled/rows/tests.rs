@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::*;
-use crate::store::sled::{beginning::Mark, database::Database, reserve::Reserve};
+use crate::store::{
+    Transaction, Write,
+    sled::{beginning::Mark, database::Database, reserve::Reserve},
+};
 
 const LENGTHS: [usize; 6] = [
     0,
@@ -30,7 +33,7 @@ fn write(database: &Database, write: Write) -> Revision {
         ..Transaction::default()
     };
     let applied = database.apply(&transaction).expect("applies");
-    applied.expect("is accepted")
+    applied.expect("is accepted").revision
 }
 
 #[test]
