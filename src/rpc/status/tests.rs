@@ -193,6 +193,7 @@ fn statuses() -> Vec<Status> {
         fields_invalid(vec![]),
         deadline_exceeded(Reason::IdpUnreachable),
         organization_not_found(),
+        no_delegated_access(),
         audit::Unavailable.into(),
     ];
     let unidentified = [
@@ -214,7 +215,15 @@ fn statuses() -> Vec<Status> {
     ];
     statuses.extend(unidentified.map(Status::from));
     statuses.extend(PASSING.map(sealed));
-    let denied = [Denied::Organization, Denied::Action, Denied::Resource];
+    let denied = [
+        Denied::Organization,
+        Denied::Action,
+        Denied::Labels,
+        Denied::Resource,
+        Denied::Purpose,
+        Denied::Access,
+        Denied::Job,
+    ];
     statuses.extend(denied.map(Status::from));
     let tokens = [
         token::Error::NotFound,
