@@ -54,10 +54,9 @@ pub(super) async fn answer(
     let Some(request) = message.and_then(|message| GetTokenRequest::decode(message).ok()) else {
         return Err(Request::from_parts(head, Full::new(read.into_bytes())));
     };
-    let token = service
-        .hand_out(peer, request, deadline(&head.headers))
-        .await;
-    Ok(match token {
+    // Boxed, so that a call whose request does not come takes little.
+    let token = Box::pin(service.hand_out(peer, request, deadline(&head.headers)));
+    Ok(match token.await {
         Ok((token, delivery)) => response(encoded(&token, service.clock), delivery),
         Err(status) => unary::answer(status.into_http()),
     })

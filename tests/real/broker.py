@@ -21,6 +21,9 @@ BINARY = Path(
     or Path(__file__).parents[2] / "target" / "debug" / "kodo-broker"
 ).resolve()
 
+# The same as it is delivered: what it costs is measured of that.
+RELEASE = Path(os.environ.get("KODO_BROKER_RELEASE_BIN") or BINARY).resolve()
+
 TRUST_DOMAIN = "kodo.test"
 WORKER = f"spiffe://{TRUST_DOMAIN}/ns/kodo/sa/worker"
 ADMIN = f"spiffe://{TRUST_DOMAIN}/ns/kodo/sa/admin"
@@ -64,6 +67,7 @@ class Broker:
         policy: str = POLICY,
         admin_listener: bool = False,
         audit: str = "",
+        binary: Path = BINARY,
     ):
         """`kek` and `limits` are what stands in the sections of that name; a key file, if there is no
         `kek`; likewise `tls` and `identity_section`. `log` is by default what any library could say, so
@@ -87,6 +91,7 @@ class Broker:
         self._kek = kek
         self._limits = limits
         self._audit = audit
+        self._binary = binary
         self._log = log
         self._tls = tls or (
             f'certificate_file = "{identity.certificate_file}"\nkey_file = "{identity.key_file}"'
@@ -124,7 +129,7 @@ class Broker:
         with self.logs[0].open("ab") as stdout, self.logs[1].open("ab") as stderr:
             self._process = subprocess.Popen(
                 # The machine may have swap.
-                [BINARY, "serve", "--insecure-dev", "--config", self.directory / "broker.toml"],
+                [self._binary, "serve", "--insecure-dev", "--config", self.directory / "broker.toml"],
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
