@@ -21,7 +21,7 @@ use kodo_broker::{
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::{is_long_run, site::Site};
+use crate::{is_long_run, seed, site::Site};
 
 const SEED: u64 = 0x6b6f_646f;
 const CYCLES: u32 = 100;
@@ -314,17 +314,17 @@ fn secret(organization: &str, version: u64) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acknowledged_outlives_a_kill() {
+    let (seed, cycles) = (seed(SEED), if is_long_run() { CYCLES_LONG } else { CYCLES });
     let mut world = World {
         site: Site::new().await,
-        numbers: Numbers(SEED),
+        numbers: Numbers(seed),
         organizations: BTreeMap::new(),
         requests: 0,
     };
-    let cycles = if is_long_run() { CYCLES_LONG } else { CYCLES };
     let (mut acknowledged, mut lost_answers, mut done_all_the_same) = (0, 0, 0);
     let mut serving = world.site.serve().await;
     for cycle in 0..cycles {
-        let at = format!("seed {SEED:#x}, cycle {cycle}");
+        let at = format!("seed {seed:#x}, cycle {cycle}");
         let operator = world.site.operator().await;
         let count = 1 + world.numbers.below(BESIDE_MAX);
         let steps = world.draw(count);
@@ -380,7 +380,7 @@ async fn what_was_acknowledged_outlives_a_kill() {
         }
     }
     report(&format!(
-        "seed {SEED:#x}: {cycles} kills, {acknowledged} changes acknowledged, {lost_answers} not, \
+        "seed {seed:#x}: {cycles} kills, {acknowledged} changes acknowledged, {lost_answers} not, \
          of which {done_all_the_same} were done; {} organizations",
         world.organizations.len(),
     ));

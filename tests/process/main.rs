@@ -1,6 +1,6 @@
 //! Everything that runs the real executable: as an operator does, with files, signals and exit codes.
 //!
-//! `KODO_LONG=1` makes the runs that have a length longer.
+//! `KODO_LONG=1` makes the runs that have a length longer, `KODO_SEED=1` makes those that draw numbers others.
 
 mod audit;
 mod canary;
@@ -37,4 +37,16 @@ mod tokens;
 )]
 fn is_long_run() -> bool {
     std::env::var_os("KODO_LONG").is_some()
+}
+
+/// What a test draws its numbers from: its own seed, unless the run has another.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "who runs the tests says so in the environment"
+)]
+fn seed(own: u64) -> u64 {
+    let other = std::env::var("KODO_SEED").ok();
+    other.map_or(own, |seed| {
+        seed.parse::<u64>().expect("KODO_SEED is a number") ^ own
+    })
 }

@@ -25,6 +25,7 @@ use crate::{
     kill::Numbers,
     program::{now, poll},
     scale::{close, fill, id, open, tell},
+    seed,
     site::{KEK, OTHER_KEK, Serving, Site},
 };
 
@@ -83,13 +84,14 @@ async fn all_open(vault: &Vault, at: &str) -> Census {
 async fn killed_at_any_point_every_key_opens_and_the_next_walk_goes_on() {
     let site = Site::new().await;
     fill(&site, ORGANIZATIONS).await;
-    let mut numbers = Numbers(SEED);
+    let seed = seed(SEED);
+    let mut numbers = Numbers(seed);
     let kills = if is_long_run() { KILLS_LONG } else { KILLS };
     let mut keks = [KEK, OTHER_KEK];
     let (mut amid, mut in_time, mut walks) = (0, 0, 0);
     let mut last = 0;
     for kill in 0..kills {
-        let at = format!("seed {SEED:#x}, kill {kill}");
+        let at = format!("seed {seed:#x}, kill {kill}");
         site.write("kek", format!("{}\n{}\n", keks[1], keks[0]));
         in_time += usize::from(killed_on_the_way(&site, &mut numbers).await);
         let vault = open(&site).await;
@@ -107,7 +109,7 @@ async fn killed_at_any_point_every_key_opens_and_the_next_walk_goes_on() {
         }
     }
     crate::kill::report(&format!(
-        "seed {SEED:#x}: {kills} kills, {in_time} before the walk had said that it ended, {amid} left \
+        "seed {seed:#x}: {kills} kills, {in_time} before the walk had said that it ended, {amid} left \
          keys under both KEKs, {walks} walks ended"
     ));
     // Otherwise the kills come too early or too late to show anything.
