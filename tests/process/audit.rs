@@ -18,7 +18,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use crate::{
     command_line::register,
     is_long_run,
-    kill::Numbers,
+    numbers::Numbers,
     program::{Ended, now, run},
     shim,
     site::Site,

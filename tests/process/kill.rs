@@ -21,7 +21,7 @@ use kodo_broker::{
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::{is_long_run, seed, site::Site};
+use crate::{is_long_run, numbers::Numbers, seed, site::Site};
 
 const SEED: u64 = 0x6b6f_646f;
 const CYCLES: u32 = 100;
@@ -30,23 +30,6 @@ const CYCLES_LONG: u32 = 1000;
 const BESIDE_MAX: u64 = 5;
 /// Active organizations; beyond it one more would show nothing new.
 const ACTIVE_MAX: usize = 12;
-
-/// Numbers that are the same in each run (SplitMix64, public domain, by Sebastiano Vigna).
-pub(crate) struct Numbers(pub(crate) u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-}
 
 /// How an organization looks from outside.
 #[derive(Clone, Copy, PartialEq, Eq)]

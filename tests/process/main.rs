@@ -16,6 +16,8 @@ mod image;
 mod jobs;
 mod kill;
 mod memory;
+#[path = "../store/numbers.rs"]
+mod numbers;
 mod policy;
 mod program;
 mod reload;
@@ -30,23 +32,4 @@ mod site;
 mod streams;
 mod tokens;
 
-/// Whether there is time for the long form of a test.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "tests/run asks for long runs in the environment"
-)]
-fn is_long_run() -> bool {
-    std::env::var_os("KODO_LONG").is_some()
-}
-
-/// What a test draws its numbers from: its own seed, unless the run has another.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "who runs the tests says so in the environment"
-)]
-fn seed(own: u64) -> u64 {
-    let other = std::env::var("KODO_SEED").ok();
-    other.map_or(own, |seed| {
-        seed.parse::<u64>().expect("KODO_SEED is a number") ^ own
-    })
-}
+use numbers::{is_long_run, seed};

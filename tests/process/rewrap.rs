@@ -22,7 +22,7 @@ use tokio::{task::JoinSet, time::timeout};
 use crate::{
     command_line::register,
     is_long_run,
-    kill::Numbers,
+    numbers::Numbers,
     program::{now, poll},
     scale::{close, fill, id, open, tell},
     seed,

@@ -1,4 +1,5 @@
-//! Numbers that are the same in each run.
+//! What a run is made of: numbers that are the same each time, and what whoever starts it asks for. For the
+//! tests of the store and of the process.
 
 /// SplitMix64, public domain, by Sebastiano Vigna.
 pub(crate) struct Numbers(pub(crate) u64);
@@ -15,4 +16,25 @@ impl Numbers {
     pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
+}
+
+/// Whether there is time for the long form of a test.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests/run asks for long runs in the environment"
+)]
+pub(crate) fn is_long_run() -> bool {
+    std::env::var_os("KODO_LONG").is_some()
+}
+
+/// What a test draws its numbers from: its own seed, unless the run has another.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "who runs the tests says so in the environment"
+)]
+pub(crate) fn seed(own: u64) -> u64 {
+    let other = std::env::var("KODO_SEED").ok();
+    other.map_or(own, |seed| {
+        seed.parse::<u64>().expect("KODO_SEED is a number") ^ own
+    })
 }
