@@ -194,9 +194,11 @@ impl Operator {
         &self,
         request: CreateJobGrantRequest,
     ) -> Result<CreateJobGrantResponse, Error> {
-        let request = self.connection.request(request);
-        let response = self.jobs().create_job_grant(request).await?;
-        Ok(response.into_inner())
+        let call = async |mut jobs: JobGrantServiceClient<Channel>, request| {
+            jobs.create_job_grant(request).await
+        };
+        self.call_of(JobGrantServiceClient::new, request, call)
+            .await
     }
 
     /// Returns the jobs of an organization that run.
@@ -208,9 +210,11 @@ impl Operator {
         &self,
         request: ListJobGrantsRequest,
     ) -> Result<ListJobGrantsResponse, Error> {
-        let request = self.connection.request(request);
-        let response = self.jobs().list_job_grants(request).await?;
-        Ok(response.into_inner())
+        let call = async |mut jobs: JobGrantServiceClient<Channel>, request| {
+            jobs.list_job_grants(request).await
+        };
+        self.call_of(JobGrantServiceClient::new, request, call)
+            .await
     }
 
     /// Ends a job before its time.
@@ -222,9 +226,11 @@ impl Operator {
         &self,
         request: RevokeJobGrantRequest,
     ) -> Result<RevokeJobGrantResponse, Error> {
-        let request = self.connection.request(request);
-        let response = self.jobs().revoke_job_grant(request).await?;
-        Ok(response.into_inner())
+        let call = async |mut jobs: JobGrantServiceClient<Channel>, request| {
+            jobs.revoke_job_grant(request).await
+        };
+        self.call_of(JobGrantServiceClient::new, request, call)
+            .await
     }
 
     /// Tells how the store is.
@@ -290,10 +296,6 @@ impl Operator {
         Ok(response.into_inner())
     }
 
-    fn jobs(&self) -> JobGrantServiceClient<Channel> {
-        JobGrantServiceClient::new(self.connection.channel.clone())
-    }
-
     fn audit(&self) -> AuditServiceClient<Channel> {
         AuditServiceClient::new(self.connection.channel.clone())
     }
@@ -302,9 +304,6 @@ impl Operator {
         StoreServiceClient::new(self.connection.channel.clone())
     }
 
-    /// Makes a call; once more if there is no answer, since the broker closes connections that are
-    /// idle, and a call may cross that on its way. Nothing is done twice: each change has a
-    /// `request_id`.
     async fn call<Q: Clone, A>(
         &self,
         request: Q,
@@ -313,19 +312,30 @@ impl Operator {
             tonic::Request<Q>,
         ) -> Result<tonic::Response<A>, tonic::Status>,
     ) -> Result<A, Error> {
-        let answer = call(self.service(), self.connection.request(request.clone())).await;
-        let error = match answer {
+        self.call_of(OrganizationServiceClient::new, request, call)
+            .await
+    }
+
+    /// Makes a call of a service; once more if there is no answer, since the broker closes connections
+    /// that are idle, and a call may cross that on its way. Nothing is done twice: each change has a
+    /// `request_id`, or is the same however often it is done.
+    async fn call_of<S, Q: Clone, A>(
+        &self,
+        service: impl Fn(Channel) -> S,
+        request: Q,
+        call: impl AsyncFn(S, tonic::Request<Q>) -> Result<tonic::Response<A>, tonic::Status>,
+    ) -> Result<A, Error> {
+        let once = || {
+            let request = self.connection.request(request.clone());
+            call(service(self.connection.channel.clone()), request)
+        };
+        let error = match once().await {
             Ok(response) => return Ok(response.into_inner()),
             Err(status) => Error::from(status),
         };
         if error.origin() != Origin::Connection || error.code() != tonic::Code::Unavailable {
             return Err(error);
         }
-        let again = call(self.service(), self.connection.request(request)).await?;
-        Ok(again.into_inner())
-    }
-
-    fn service(&self) -> OrganizationServiceClient<Channel> {
-        OrganizationServiceClient::new(self.connection.channel.clone())
+        Ok(once().await?.into_inner())
     }
 }
