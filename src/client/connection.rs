@@ -127,7 +127,7 @@ impl ConnectionConfig {
         Ok(config)
     }
 
-    pub(super) fn url(&self, scheme: &str) -> Result<Url, Error> {
+    pub(super) fn url(&self, scheme: &str, hint: &str) -> Result<Url, Error> {
         let url = Url::parse(&self.endpoint).ok().filter(|url| {
             url.scheme() == scheme
                 && url.has_host()
@@ -138,7 +138,7 @@ impl ConnectionConfig {
                 && url.fragment().is_none()
         });
         url.ok_or_else(|| {
-            let form = format!("`endpoint` must have the form {scheme}://host:port");
+            let form = format!("`endpoint` must have the form {scheme}://host:port{hint}");
             Error::configuration(form)
         })
     }
@@ -273,7 +273,10 @@ mod tests {
         let mesh = "encrypted_by = \"mesh\"\n";
         load(&format!("{plain}{mesh}")).expect("a valid file");
         for (text, said) in [
-            (plain.to_owned(), "https://host:port"),
+            (
+                plain.to_owned(),
+                "https://host:port; where the mesh encrypts",
+            ),
             (
                 format!("{plain}{mesh}ca_file = \"ca.crt\""),
                 "leave out ca_file",

@@ -33,7 +33,10 @@ impl ConnectionConfig {
             ("key_file", self.key_file.as_deref()),
         ];
         if self.encrypted_by.is_none() {
-            let url = self.url("https")?;
+            let url = self.url(
+                "https",
+                "; where the mesh encrypts, say `encrypted_by = \"mesh\"`",
+            )?;
             let [ca_file, certificate_file, key_file] = files.map(|(name, file)| {
                 let missing = || Error::configuration(format!("`{name}` is missing"));
                 file.ok_or_else(missing)
@@ -46,7 +49,7 @@ impl ConnectionConfig {
             };
             return Ok((url, tls));
         }
-        let url = self.url("http")?;
+        let url = self.url("http", "")?;
         let server_name = self.server_name.as_deref().map(Path::new);
         let mut named = files.into_iter().chain([("server_name", server_name)]);
         if let Some((name, _)) = named.find(|(_, value)| value.is_some()) {
