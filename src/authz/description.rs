@@ -138,6 +138,7 @@ callers = ["spiffe://kodo.test/*", "spiffe://kodo.test/worker"]
 actions = ["get_token", "get"]
 organizations = ["contoso", "eu-*"]
 resources = ["graph", "azure_ad_graph"]
+access = ["application", "delegated"]
 
 [[grant]]
 callers = [
@@ -157,8 +158,8 @@ organizations = ["*"]
 
     #[test]
     fn each_grant_of_a_caller_is_told_once_with_its_line() {
-        let tokens = "get_token, get of contoso, eu-* for graph, azure_ad_graph";
-        let all = [(3, tokens.to_owned()), (9, "list of *".to_owned())];
+        let tokens = "get_token, get of contoso, eu-* for graph, azure_ad_graph by application, delegated access";
+        let all = [(3, tokens.to_owned()), (10, "list of *".to_owned())];
         assert_eq!(described("worker"), all);
         assert_eq!(described("anybody/else"), all[..1]);
     }

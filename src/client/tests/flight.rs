@@ -105,6 +105,30 @@ async fn each_caller_waits_as_long_as_it_says() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_job_does_not_wait_for_what_another_job_asked() {
+    let (broker, client) = Broker::start().await;
+    broker.answers([Answer::Token(1), Answer::Token(2)]);
+    broker.shut();
+    let mut callers = JoinSet::new();
+    for job in ["nightly-7", "nightly-8", "nightly-8"] {
+        let client = client.clone();
+        let options = TokenOptions {
+            job_id: Some(job.to_owned()),
+            ..Default::default()
+        };
+        callers.spawn(async move { client.token("contoso", Resource::Graph, options).await });
+        settle().await;
+    }
+    let asked = broker.requests.lock().expect("no panic").clone();
+    let jobs: Vec<_> = asked.into_iter().map(|request| request.job_id).collect();
+    assert_eq!(jobs, ["nightly-7", "nightly-8"]);
+    broker.open();
+    for got in callers.join_all().await {
+        got.expect("a token");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_restore_does_not_wait_for_what_a_backup_asked() {
     let (broker, client) = Broker::start().await;
     broker.answers([Answer::Token(1), Answer::Token(2)]);
