@@ -50,7 +50,8 @@ pub(super) async fn list_as_worker() -> Status {
     listed.expect_err("refused")
 }
 
-pub(super) async fn with_a_grant_for_graph_only() -> Status {
+/// With a grant for Graph only, that says this besides.
+async fn granted(besides: &str) -> Fixture {
     let policy = r#"
         [[grant]]
         callers = ["spiffe://kodo.test/worker"]
@@ -58,20 +59,19 @@ pub(super) async fn with_a_grant_for_graph_only() -> Status {
         organizations = ["*"]
         resources = ["graph"]
     "#;
-    let fixture = Setup::new().policy(policy.into()).start().await;
+    Setup::new()
+        .policy(format!("{policy}{besides}"))
+        .start()
+        .await
+}
+
+pub(super) async fn with_a_grant_for_graph_only() -> Status {
+    let fixture = granted("").await;
     refusal(&fixture, Resource::Exchange).await
 }
 
 pub(super) async fn in_the_name_of_a_user() -> Status {
-    let policy = r#"
-        [[grant]]
-        callers = ["spiffe://kodo.test/worker"]
-        actions = ["get_token"]
-        organizations = ["*"]
-        resources = ["graph"]
-        access = ["delegated"]
-    "#;
-    let fixture = Setup::new().policy(policy.into()).start().await;
+    let fixture = granted("access = [\"delegated\"]\n").await;
     let mut request = request::token("contoso", Resource::Graph);
     request.access = Access::Delegated.into();
     let refused = fixture.tokens("worker").get_token(request).await;
