@@ -4,9 +4,11 @@ import subprocess
 import time
 
 import pytest
+from grpc import StatusCode
 from kodo.broker.admin.v1 import organization_service_pb2
 
 from broker import BINARY, free_port
+from registration import get_token
 
 PATIENCE_SECONDS = 20
 
@@ -42,18 +44,29 @@ def test_what_a_collector_has_is_the_log_and_can_be_verified(
 ):
     port, collected = collector
     log = tmp_path / "audit.jsonl"
-    broker = start_broker(authority.url, audit=f'file = "{log}"\nsyslog = "127.0.0.1:{port}"')
+    lines = f'file = "{log}"\nsyslog = "127.0.0.1:{port}"\nsegment_mib_max = 1'
+    broker = start_broker(authority.url, audit=lines)
     broker.organizations(admin).RegisterOrganization(with_secret, timeout=30)
     revoke = organization_service_pb2.RevokeOrganizationRequest(
         request_id="revocation", organization_id=with_secret.organization_id, revision=1
     )
     broker.organizations(admin).RevokeOrganization(revoke, timeout=30)
+    # More than one file of the log, and one life of the broker.
+    unknown = [f"{number}-{'x' * 50}" for number in range(3000)]
+    tokens = broker.tokens(worker)
+    calls = [tokens.GetToken.future(get_token(name, "graph"), timeout=60) for name in unknown]
+    assert {call.code() for call in calls} == {StatusCode.NOT_FOUND}
     broker.stop()
+    broker.start()
+    broker.stop()
+    files = [*sorted(tmp_path.glob("audit-*.jsonl")), log]
+    assert len(files) > 1
+    written = b"".join(file.read_bytes() for file in files)
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while not collected.exists() or len(collected.read_bytes()) < len(log.read_bytes()):
+    while not collected.exists() or len(collected.read_bytes()) < len(written):
         assert time.monotonic() < deadline, "the copy is not whole"
         time.sleep(0.05)
-    assert collected.read_bytes() == log.read_bytes()
+    assert collected.read_bytes() == written
     key = log.with_suffix(".key")
     verified = subprocess.run(
         [BINARY, "audit", "verify", "--key-file", key, collected],
