@@ -88,6 +88,8 @@ impl AuditConfig {
                 .map(|file| file.with_extension("offline.jsonl")),
             key_beside: self.own_key_file(),
             anchor_file: None,
+            // Two logs in one copy could not be verified.
+            syslog: None,
             ..self.clone()
         }
     }

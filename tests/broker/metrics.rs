@@ -49,6 +49,24 @@ async fn calls_are_counted_by_outcome_and_never_by_customer() {
 }
 
 #[tokio::test]
+async fn lines_of_the_audit_log_that_no_collector_took_are_counted() {
+    // Nobody listens there once it is known.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let address = nobody.local_addr().expect("is bound");
+    drop(nobody);
+    let audit = format!("[audit]\nfile = \"{{folder}}/audit.log\"\nsyslog = \"{address}\"\n");
+    let setup = Setup::new().server("metrics_listen = \"127.0.0.1:0\"");
+    let fixture = setup.config(&audit).start().await;
+    let refused = token(&fixture.worker(), "unknown", Resource::Graph).await;
+    refused.expect_err("unknown");
+    // The line that opens the log, and that of the call.
+    let none = "kodo_broker_audit_not_copied 0\n";
+    while fixture.ask_metrics("GET /metrics").await.contains(none) {}
+    let answer = fixture.ask_metrics("GET /metrics").await;
+    assert!(answer.contains("kodo_broker_audit_not_copied "), "{answer}");
+}
+
+#[tokio::test]
 async fn nothing_else_is_served_beside_the_figures() {
     let setup = Setup::new().server("metrics_listen = \"127.0.0.1:0\"");
     let fixture = setup.start().await;
